@@ -1,0 +1,1 @@
+"""SeqGAN, a generator of discrete sequences trained by policy gradient, in functional JAX."""

@@ -1,0 +1,277 @@
+"""Text <-> tokens: words, characters, or SentencePiece subwords."""
+
+import base64
+import collections
+import hashlib
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+
+from seqgan_jax.codecs.vocabulary import Vocabulary
+from seqgan_jax.data.cache import replace_file
+from seqgan_jax.errors import UserError
+
+KINDS = ("word", "character", "sentencepiece")
+PAD, BOS, EOS, UNK = range(4)
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+FILE = "codec.json"
+
+
+def split_words(text: str) -> list[str]:
+    """Splits at white space, and every punctuation mark or symbol into a word of its own.
+
+    Apostrophes, hyphens and underscores between letters stay inside their word ("don't",
+    "t-shirt"), as do points, commas and colons between digits ("3.5", "10:30"). Splitting the
+    words joined by spaces gives the same words again.
+    """
+    words = []
+    for chunk in text.split():
+        if chunk.isalnum():
+            words.append(chunk)
+            continue
+        start = 0
+        for i, mark in enumerate(chunk):
+            if not _is_mark(mark) or _joins(chunk, i):
+                continue
+            if start < i:
+                words.append(chunk[start:i])
+            words.append(mark)
+            start = i + 1
+        if start < len(chunk):
+            words.append(chunk[start:])
+    return words
+
+
+def _is_mark(character: str) -> bool:
+    # Not "neither letter nor digit": vowel signs and combining accents belong to their word.
+    return unicodedata.category(character)[0] in "PS"
+
+
+def _joins(chunk: str, i: int) -> bool:
+    if not 0 < i < len(chunk) - 1:
+        return False
+    before, after = chunk[i - 1], chunk[i + 1]
+    if chunk[i] in ".,:":
+        return before.isdigit() and after.isdigit()
+    return chunk[i] in "'’-_" and not _is_mark(before) and not _is_mark(after)
+
+
+class TextCodec:
+    """A text's tokens, by a vocabulary fitted to a corpus.
+
+    Ids 0 to 3 are padding, beginning, end and unknown; the others are words, characters or
+    SentencePiece pieces (Kudo and Richardson 2018, arXiv:1808.06226; unigram model).
+
+    Attributes:
+      kind: 'word', 'character' or 'sentencepiece'.
+      lowercase: whether text is lower-cased first.
+      tokens: every token as a string to show, by id.
+      vocabulary: what the networks need to know.
+      dropped: how many different words (or characters) of the corpus are not in the vocabulary.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        tokens: list[str],
+        *,
+        lowercase: bool = False,
+        dropped: int = 0,
+        model: bytes | None = None,
+    ):
+        self.kind = kind
+        self.lowercase = lowercase
+        self.tokens = list(tokens)
+        self.dropped = dropped
+        self.vocabulary = Vocabulary(size=len(self.tokens), bos=BOS, pad=PAD, eos=EOS)
+        self._ids = {token: i for i, token in enumerate(self.tokens)}
+        self._model = model
+        if model is not None:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    @classmethod
+    def fit(
+        cls,
+        texts: Iterable[str],
+        *,
+        kind: str,
+        max_size: int | None = None,
+        min_count: int = 1,
+        seed: int = 0,
+        lowercase: bool = False,
+    ) -> "TextCodec":
+        """Builds the vocabulary of a corpus.
+
+        Args:
+          texts: the training texts.
+          kind: 'word': the most frequent words, equally frequent ones in alphabetical order.
+            'character': all characters, any script. 'sentencepiece': pieces of words.
+          max_size: the largest number of tokens, the four special ones included; for
+            'sentencepiece' the exact number. None sets no limit (not for 'sentencepiece').
+          min_count: a word or character seen less often is unknown. Not for 'sentencepiece'.
+          seed: of SentencePiece's choice of sentences where there are over a million.
+          lowercase: whether to lower-case all text.
+
+        Raises:
+          UserError: for an empty corpus, an unknown kind, or more characters than `max_size`, or
+            a number of pieces that the corpus can't give.
+        """
+        if kind not in KINDS:
+            raise UserError(
+                f"config.codec.kind: no codec '{kind}'; choose one of {', '.join(KINDS)}"
+            )
+        if max_size is not None and max_size <= len(SPECIAL):
+            raise UserError(
+                f"config.codec.max_size: {max_size} leaves no room for a word beside the "
+                f"{len(SPECIAL)} special tokens; set it higher"
+            )
+        normalised = (_normalise(text, kind, lowercase) for text in texts)
+        if kind == "sentencepiece":
+            return cls._fit_sentencepiece(normalised, max_size, seed, lowercase)
+
+        split = split_words if kind == "word" else list
+        counts = collections.Counter()
+        for text in normalised:
+            counts.update(split(text))
+        if not counts:
+            raise UserError("the training texts are all empty: no vocabulary can be built")
+        kept = [token for token, count in counts.items() if count >= min_count]
+        if not kept:
+            raise UserError(
+                f"config.codec.min_count: nothing occurs {min_count} times in the training texts; "
+                "set it lower"
+            )
+        kept.sort(key=lambda token: (-counts[token], token))
+        if max_size is not None and len(kept) + len(SPECIAL) > max_size:
+            if kind == "character":
+                raise UserError(
+                    f"config.codec.max_size: the texts have {len(kept)} different characters, "
+                    f"which with {len(SPECIAL)} special tokens is over the limit of {max_size}; "
+                    f"set it to {len(kept) + len(SPECIAL)} or raise config.codec.min_count"
+                )
+            kept = kept[: max_size - len(SPECIAL)]
+        dropped = len(counts) - len(kept)
+        return cls(kind, [*SPECIAL, *kept], lowercase=lowercase, dropped=dropped)
+
+    @classmethod
+    def _fit_sentencepiece(cls, texts, max_size, seed, lowercase):
+        if max_size is None:
+            raise UserError("config.codec.max_size: SentencePiece needs a vocabulary size; set one")
+        texts = [text for text in texts if text]
+        if not texts:
+            raise UserError("the training texts are all empty: no vocabulary can be built")
+        sentencepiece.set_random_generator_seed(seed)
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=model,
+                vocab_size=max_size,
+                normalization_rule_name="identity",
+                input_sentence_size=1_000_000,
+                max_sentence_length=1 << 16,
+                num_threads=4,  # fixed: the pieces must not depend on the machine
+                pad_id=PAD,
+                bos_id=BOS,
+                eos_id=EOS,
+                unk_id=UNK,
+                pad_piece=SPECIAL[PAD],
+                bos_piece=SPECIAL[BOS],
+                eos_piece=SPECIAL[EOS],
+                unk_piece=SPECIAL[UNK],
+                unk_surface=SPECIAL[UNK],
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            bound = re.search(r"value <= (\d+)", str(error))
+            advice = f"set it to {bound[1]} or less" if bound else "the corpus needs a larger one"
+            raise UserError(
+                f"config.codec.max_size: SentencePiece can't make {max_size} pieces of these "
+                f"texts; {advice}"
+            ) from error
+        model = model.getvalue()
+        pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        tokens = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
+        return cls("sentencepiece", tokens, lowercase=lowercase, model=model)
+
+    def normalise(self, text: str) -> str:
+        """The text that `decode(encode(text))` gives back where no token is unknown.
+
+        Unicode form C, lower case if so set; words are joined by single spaces, and SentencePiece
+        too knows white space only as single spaces.
+        """
+        text = _normalise(text, self.kind, self.lowercase)
+        return " ".join(split_words(text)) if self.kind == "word" else text
+
+    def encode(self, text: str) -> list[int]:
+        """The text's token ids, ending with the end token; no beginning token."""
+        text = _normalise(text, self.kind, self.lowercase)
+        if self.kind == "sentencepiece":
+            return [*self._pieces.encode(text), EOS]
+        tokens = split_words(text) if self.kind == "word" else text
+        get = self._ids.get
+        return [*(get(token, UNK) for token in tokens), EOS]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids up to the first end token; padding and beginnings are skipped."""
+        kept = []
+        for i in map(int, ids):
+            if i == EOS:
+                break
+            if i not in (PAD, BOS):
+                kept.append(i)
+        if self.kind == "sentencepiece":
+            return self._pieces.decode(kept)
+        separator = " " if self.kind == "word" else ""
+        return separator.join(self.tokens[i] for i in kept)
+
+    def save(self, directory: str | Path) -> None:
+        """Writes `codec.json` in a directory, which is made if need be."""
+        content = {
+            "kind": self.kind,
+            "lowercase": self.lowercase,
+            "dropped": self.dropped,
+            "tokens": self.tokens,
+            "model": self._model and base64.b64encode(self._model).decode(),
+        }
+        document = {"checksum": _checksum(content), **content}
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with replace_file(Path(directory) / FILE) as file:
+            file.write(json.dumps(document, ensure_ascii=False, indent=0).encode())
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "TextCodec":
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: if the file is missing or is not as it was written.
+        """
+        path = Path(directory) / FILE
+        try:
+            content = json.loads(path.read_bytes())
+            checksum = content.pop("checksum")
+        except OSError as error:
+            raise UserError(f"{path}: can't read the codec: {error.strerror}") from error
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{path}: the codec file is damaged; restore it from a copy") from error
+        if checksum != _checksum(content):
+            raise UserError(f"{path}: the codec file is damaged; restore it from a copy")
+        model = content.pop("model")
+        return cls(**content, model=model and base64.b64decode(model))
+
+
+def _normalise(text: str, kind: str, lowercase: bool) -> str:
+    text = unicodedata.normalize("NFC", text.lower() if lowercase else text)
+    if kind == "sentencepiece":
+        # SentencePiece writes a space as this lower block, so it can't be told from one.
+        text = " ".join(text.replace("\u2581", " ").split())
+    return text
+
+
+def _checksum(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,138 @@
+"""Monte-Carlo search for sequences: the action value of every token of a sampled sequence.
+
+Yu et al. (2017), arXiv:1609.05473, eq. 4: the value of token y_t after the prefix y_1 .. y_{t-1}
+is the mean score that a judge gives to N completions of y_1 .. y_t, each drawn from a rollout
+policy; the value of the last token is the score of the sequence itself.
+
+Two networks are known only by functions and by states whose leaves lead with the lane:
+
+- the rollout policy, `policy(state, token) -> (state, logits)`;
+- the judge, `judge(state, token) -> (state, feature [lanes, U])`, which reads the sequence token
+  by token, and `readout(features [lanes, T, U], mask [lanes, T]) -> scores [lanes]`.
+
+Both have already read the sampled sequence once, and their states after every prefix are given:
+no prefix is read again, and all rollouts of a prefix start from the one saved state.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from seqgan_jax.core import sampling
+
+
+def action_values(
+    policy: Callable[[Any, chex.Array], tuple[Any, chex.Array]],
+    judge: Callable[[Any, chex.Array], tuple[Any, chex.Array]],
+    readout: Callable[[chex.Array, chex.Array], chex.Array],
+    *,
+    tokens: chex.Array,
+    mask: chex.Array,
+    policy_states: Any,
+    judge_states: Any,
+    features: chex.Array,
+    key: chex.PRNGKey,
+    example_id: chex.Array,
+    num_rollouts: int,
+    chunk: int,
+    eos: int | None = None,
+    pad: int | None = None,
+) -> chex.Array:
+    """Estimates the action value of every token by Monte-Carlo rollouts.
+
+    Lanes are source-major: the R lanes of source b are b R .. b R + R - 1. A chunk of consecutive
+    prefixes completes as one batch, which stops as soon as each of its lanes has ended.
+
+    Args:
+      policy: one step of the rollout policy over lanes.
+      judge: one step of the judge over lanes.
+      readout: the judge's score of whole sequences, the reward.
+      tokens: the sampled sequences, [B, T].
+      mask: [B, T], 1 up to the end token, which it includes.
+      policy_states: the policy's state after it has read the start token and the first i tokens,
+        for i = 0 .. T - 1; leaves [T, B, ...].
+      judge_states: the judge's state after the first i + 1 tokens; leaves [T, B, ...].
+      features: the judge's feature at every token, [B, T, U].
+      key: key of the uniforms; row (example, prefix, rollout) has its own.
+      example_id: [B], integers.
+      num_rollouts: N, completions for each prefix.
+      chunk: how many prefixes complete together; bounds memory.
+      eos: the end token, or None where all sequences have length T.
+      pad: the token written after the end; required with `eos`.
+
+    Returns:
+      Action values, [B, T]; 0 where the mask is 0.
+    """
+    chex.assert_equal_shape([tokens, mask])
+    chex.assert_equal_shape_prefix([tokens, features], 2)
+    batch, length = tokens.shape
+    chunk = max(1, min(chunk, length - 1))
+    lanes_per_source = chunk * num_rollouts
+    chunks = -(-(length - 1) // chunk)
+    prefix_lengths = 1 + jnp.arange(chunks * chunk).reshape(chunks, chunk)
+
+    def repeat(leaf):
+        """[chunk, B, ...] -> [B * chunk * N, ...]."""
+        leaf = jnp.repeat(jnp.swapaxes(leaf, 0, 1), num_rollouts, axis=1)
+        return leaf.reshape(batch * lanes_per_source, *leaf.shape[2:])
+
+    def complete(prefixes):
+        last = jnp.minimum(prefixes, length) - 1
+        states = jax.tree.map(lambda x: repeat(x[last]), (policy_states, judge_states))
+        token = repeat(tokens.T[last])
+        prefix = jnp.tile(jnp.repeat(prefixes, num_rollouts), batch)
+        draws = sampling.uniforms(
+            key,
+            jnp.repeat(example_id, lanes_per_source),
+            prefix * num_rollouts + jnp.tile(jnp.arange(num_rollouts), chunk * batch),
+            length,
+        )
+        ended = repeat(mask.T[last]) == 0
+        if eos is not None:
+            ended |= token == eos
+        return states, token, prefix, draws, ended
+
+    def body(carry):
+        s, (policy_state, judge_state), token, ended, written, lengths, draws, prefix = carry
+        ended |= prefix + s >= length
+        policy_state, logits = policy(policy_state, token)
+        drawn = sampling.inverse_cdf(logits, jax.lax.dynamic_index_in_dim(draws, s, 1, False))
+        token = drawn if pad is None else jnp.where(ended, pad, drawn)
+        judge_state, feature = judge(judge_state, token)
+        written = jax.lax.dynamic_update_index_in_dim(written, feature, s, 0)
+        lengths = jnp.where(ended, lengths, prefix + s + 1)
+        if eos is not None:
+            ended |= token == eos
+        return s + 1, (policy_state, judge_state), token, ended, written, lengths, draws, prefix
+
+    def unfinished(carry):
+        s, _, _, ended, _, _, _, prefix = carry
+        return (s < length - 1) & jnp.any(~ended & (prefix + s < length))
+
+    def values_of(prefixes):
+        states, token, prefix, draws, ended = complete(prefixes)
+        lanes = batch * lanes_per_source
+        written = jnp.zeros((length - 1, lanes, features.shape[-1]), features.dtype)
+        lengths = jnp.minimum(prefix, length)
+        carry = (0, states, token, ended, written, lengths, draws, prefix)
+        _, _, _, _, written, lengths, _, _ = jax.lax.while_loop(unfinished, body, carry)
+
+        # Step i of a completed sequence is the prefix's own feature or the (i - prefix)-th written.
+        steps = jnp.arange(length)
+        written = jnp.swapaxes(written, 0, 1)
+        source = jnp.clip(steps[None] - prefix[:, None], 0, length - 2)
+        written = jnp.take_along_axis(written, source[:, :, None], axis=1)
+        own = jnp.repeat(features, lanes_per_source, axis=0)
+        whole = jnp.where((steps[None] < prefix[:, None])[:, :, None], own, written)
+        scores = readout(whole, (steps[None] < lengths[:, None]).astype(mask.dtype))
+        return scores.reshape(batch, chunk, num_rollouts).mean(-1)
+
+    values = jax.lax.map(values_of, prefix_lengths)  # [chunks, B, chunk]
+    values = jnp.swapaxes(values, 0, 1).reshape(batch, -1)[:, : length - 1]
+    values = jnp.pad(values, ((0, 0), (0, 1)))
+    final = readout(features, mask)
+    is_last = jnp.arange(length) == mask.sum(-1, keepdims=True) - 1
+    return jnp.where(is_last, final[:, None], values) * mask

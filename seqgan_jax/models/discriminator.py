@@ -1,0 +1,158 @@
+"""The discriminator: stacked LSTM layers, attention over the source, causal multi-head attention.
+
+With s_i the top layer's output after token i and c_i the context of attention over the source,
+
+    u_i = tanh(W [s_i; c_i] + b)
+    logit_i = sum_k <W_k, head_k(i)> + <V, u_i> + b,    y_i = sigmoid(logit_i)
+
+where head_k(i) is head k's read-out at step i from the u of steps 1 .. i. y_i judges the prefix up
+to i in front of the source; the sequence's score is the one at its last real token. Attention does
+not feed the LSTM, so a rollout carries LSTM states alone and attends once, at its end.
+"""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from seqgan_jax.core import attention, lstm
+from seqgan_jax.models.generator import additive_parameters, lstm_parameters
+from seqgan_jax.models.interface import Memory
+
+State = tuple[lstm.State, ...]
+
+
+class LSTMDiscriminator(nn.Module):
+    """See the module's docstring; the methods are those of `interface.Discriminator`.
+
+    Attributes:
+      vocabulary_size: V.
+      encoder: a source encoder, or None for sequences without a source.
+      embedding_size: E.
+      hidden_size: H of each layer.
+      num_layers: L.
+      attention_size: A, of the attention over the source.
+      feature_size: U, size of u.
+      num_heads: K.
+      head_size: D.
+      dropout: rate on embeddings and on the layers' outputs in training.
+    """
+
+    vocabulary_size: int
+    encoder: nn.Module | None
+    embedding_size: int
+    hidden_size: int
+    num_layers: int
+    attention_size: int
+    feature_size: int
+    num_heads: int
+    head_size: int
+    dropout: float = 0.0
+
+    dense = True
+
+    def setup(self):
+        self.embedding = self.param(
+            "embedding", nn.initializers.normal(0.1), (self.vocabulary_size, self.embedding_size)
+        )
+        self.layers = [
+            lstm_parameters(
+                self, f"lstm_{i}", self.hidden_size if i else self.embedding_size, self.hidden_size
+            )
+            for i in range(self.num_layers)
+        ]
+        if self.encoder is not None:
+            self.attend = additive_parameters(
+                self, "attention", self.hidden_size, self.encoder.size, self.attention_size
+            )
+            self.start = nn.Dense(2 * self.num_layers * self.hidden_size)
+        self.hidden = nn.Dense(self.feature_size)
+        shape = (self.feature_size, self.num_heads, self.head_size)
+        init = nn.initializers.normal(self.feature_size**-0.5)
+        self.heads = attention.MultiHead(
+            *(self.param(f"heads_{name}", init, shape) for name in ("query", "key", "value"))
+        )
+        self.head_output = nn.Dense(1)
+        self.feature_output = nn.Dense(1, use_bias=False)
+        self.drop = nn.Dropout(self.dropout)
+
+    def encode(self, source, source_mask, *, train: bool = False) -> Memory:
+        """Source -> positions with their attention keys, and the summary."""
+        if self.encoder is None:
+            return Memory(None, None, None, None)
+        values, summary = self.encoder(source, source_mask, train=train)
+        return Memory(attention.additive_keys(self.attend, values), values, source_mask, summary)
+
+    def initial_state(self, memory: Memory, batch: int) -> State:
+        """The layers' states from the source's summary; zero without a source."""
+        if self.encoder is None:
+            return (lstm.zero_state(batch, self.hidden_size),) * self.num_layers
+        parts = jnp.split(jnp.tanh(self.start(memory.summary)), 2 * self.num_layers, axis=-1)
+        return tuple(lstm.State(h, c) for h, c in zip(parts[::2], parts[1::2], strict=True))
+
+    def _feature(self, memory, hidden):
+        """[lanes, H] -> u, [lanes, U]."""
+        parts = [hidden]
+        if self.encoder is not None:
+            parts.append(
+                attention.additive(self.attend, hidden, memory.keys, memory.values, memory.mask)[0]
+            )
+        return jnp.tanh(self.hidden(jnp.concatenate(parts, axis=-1)))
+
+    def step(self, memory: Memory, state: State, token: chex.Array) -> tuple[State, chex.Array]:
+        """Reads one token in every lane."""
+        chex.assert_rank(token, 1)
+        state = lstm.stack_step(self.layers, state, self.embedding[token])
+        return state, self._feature(memory, state[-1].hidden)
+
+    def features(
+        self, memory: Memory, tokens: chex.Array, *, train: bool = False
+    ) -> chex.Array:
+        """The feature at every token, [B, T] -> [B, T, U]; equal to T calls of `step`."""
+        chex.assert_rank(tokens, 2)
+        drop = lambda x: self.drop(x, deterministic=not train)
+        state = self.initial_state(memory, tokens.shape[0])
+        inputs = drop(self.embedding[tokens])
+        states = lstm.stack_unroll(
+            self.layers, state, inputs, lambda layer, x: drop(x) if layer else x
+        )
+        top = drop(states[-1].hidden)
+        features = self._feature(memory, top.reshape(-1, self.hidden_size))
+        return features.reshape(*tokens.shape, -1)
+
+    def _logits(self, heads, features):
+        flat = heads.reshape(*heads.shape[:-2], -1)
+        return (self.head_output(flat) + self.feature_output(features))[..., 0]
+
+    def readout(self, features: chex.Array, mask: chex.Array) -> chex.Array:
+        """[B, T, U] -> [B]: only the last real step's query is computed."""
+        last = jnp.maximum(mask.sum(-1).astype(jnp.int32) - 1, 0)
+        query = jnp.take_along_axis(features, last[:, None, None], axis=1)
+        heads = attention.multi_head(self.heads, query, features, mask[:, None])
+        return self._logits(heads, query)[:, 0]
+
+    def dense_readout(self, features: chex.Array, mask: chex.Array) -> chex.Array:
+        """[B, T, U] -> the logit of every prefix, [B, T]."""
+        return self._logits(attention.causal_multi_head(self.heads, features, mask), features)
+
+    def score(
+        self, memory: Memory, tokens: chex.Array, mask: chex.Array, *, train: bool = False
+    ) -> chex.Array:
+        """The logit of every prefix, [B, T]."""
+        return self.dense_readout(self.features(memory, tokens, train=train), mask)
+
+    def sequence_score(
+        self, memory: Memory, tokens: chex.Array, mask: chex.Array, *, train: bool = False
+    ) -> chex.Array:
+        """The logit at the last real token, [B]."""
+        return self.readout(self.features(memory, tokens, train=train), mask)
+
+    def __call__(self, source, source_mask, tokens, mask, *, train: bool = False) -> chex.Array:
+        """From source and tokens to the logit of every prefix; touches every parameter."""
+        return self.score(self.encode(source, source_mask, train=train), tokens, mask, train=train)
+
+
+def last_real(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """The entry of [B, T] at each row's last real step, [B]."""
+    last = jnp.maximum(mask.sum(-1).astype(jnp.int32) - 1, 0)
+    return jnp.take_along_axis(values, last[:, None], axis=1)[:, 0]

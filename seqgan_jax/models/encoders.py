@@ -1,0 +1,78 @@
+"""Source encoders: a source -> a memory of positions and a summary vector."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+
+class ConvolutionalEncoder(nn.Module):
+    """A small convolutional network that turns an image into a grid of patch features.
+
+    Each stage is a 3 x 3 convolution with stride 2, group normalisation (Wu and He, 2018; nothing
+    depends on the rest of the batch) and a rectifier. A learned vector for each grid position is
+    added, since attention alone would not know where a feature was seen.
+
+    Attributes:
+      channels: output channels of the stages; the grid's side is the image's over 2^stages.
+      size: F, size of a position's feature and of the summary.
+      dropout: rate on the grid features in training.
+    """
+
+    channels: Sequence[int]
+    size: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, source: chex.Array, mask: chex.Array | None, *, train: bool
+    ) -> tuple[chex.Array, chex.Array]:
+        """Images [B, height, width, 3], uint8 -> positions [B, S, F] and summary [B, F]."""
+        chex.assert_rank(source, 4)
+        x = source.astype(jnp.float32) / 127.5 - 1.0
+        for channels in self.channels:
+            x = nn.Conv(channels, (3, 3), (2, 2), use_bias=False)(x)
+            x = nn.relu(nn.GroupNorm(num_groups=min(8, channels))(x))
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
+        grid = nn.Dense(self.size)(x) + self.param(
+            "position", nn.initializers.normal(0.1), (x.shape[1], self.size)
+        )
+        grid = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(grid))
+        summary = nn.Dense(self.size)(grid.reshape(grid.shape[0], -1))
+        return grid, jnp.tanh(summary)
+
+
+class FeatureEncoder(nn.Module):
+    """Projects precomputed feature vectors, one for each source position.
+
+    Attributes:
+      size: F, size of a position's projected feature and of the summary.
+      dropout: rate on the incoming and on the projected features in training.
+    """
+
+    size: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, source: chex.Array, mask: chex.Array | None, *, train: bool
+    ) -> tuple[chex.Array, chex.Array]:
+        """Features [B, S, D], mask [B, S] or None -> positions [B, S, F] and summary [B, F]."""
+        chex.assert_rank(source, 3)
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        position = self.param(
+            "position", nn.initializers.normal(0.1), (source.shape[1], self.size)
+        )
+        features = nn.LayerNorm()(nn.Dense(self.size)(drop(source.astype(jnp.float32))))
+        features = drop(nn.relu(features + position))
+        if mask is None:
+            mean = features.mean(1)
+        else:
+            weights = mask[:, :, None] / jnp.maximum(mask.sum(1), 1.0)[:, None, None]
+            mean = (features * weights).sum(1)
+        return features, jnp.tanh(nn.Dense(self.size)(mean))
+
+
+ENCODERS: dict[str, Any] = {"convolutional": ConvolutionalEncoder, "features": FeatureEncoder}

@@ -1,0 +1,193 @@
+"""The generator: noise, stacked LSTM layers, attention over the source, a tanh and an output layer.
+
+With e_t the embedding of the previous token, h_t the top layer's output after reading it and c_t
+the attention's context:
+
+    u_t = tanh(W_h [e_t; h_t; c_t] + b_h),    logits_t = V_o u_t + b_o
+"""
+
+from typing import NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from seqgan_jax.core import attention, lstm
+from seqgan_jax.models.interface import Memory
+
+
+def lstm_parameters(module: nn.Module, name: str, inputs: int, size: int) -> lstm.Weights:
+    """Declares one LSTM layer's weights in a Linen module.
+
+    Kernels are Glorot uniform and orthogonal; the forget gate's bias is 1 (Jozefowicz et al.,
+    2015), the others 0.
+    """
+
+    def bias(key, shape):
+        del key
+        return jnp.zeros(shape).at[size : 2 * size].set(1.0)
+
+    return lstm.Weights(
+        module.param(f"{name}_input", nn.initializers.glorot_uniform(), (inputs, 4 * size)),
+        module.param(f"{name}_recurrent", nn.initializers.orthogonal(), (size, 4 * size)),
+        module.param(f"{name}_bias", bias, (4 * size,)),
+    )
+
+
+def additive_parameters(
+    module: nn.Module, name: str, query: int, key: int, size: int
+) -> attention.Additive:
+    """Declares the weights of additive attention in a Linen module."""
+    init = nn.initializers.glorot_uniform()
+    return attention.Additive(
+        module.param(f"{name}_query", init, (query, size)),
+        module.param(f"{name}_key", init, (key, size)),
+        module.param(f"{name}_score", nn.initializers.normal(size**-0.5), (size,)),
+    )
+
+
+class State(NamedTuple):
+    """What changes from lane to lane.
+
+    Attributes:
+      layers: the layers' states, each [lanes, H].
+      slots: where there is no source, the noise's keys and values, [lanes, M, A] and [lanes, M, H];
+        otherwise None.
+    """
+
+    layers: tuple[lstm.State, ...]
+    slots: tuple[chex.Array, chex.Array] | None
+
+
+class LSTMGenerator(nn.Module):
+    """See the module's docstring; the methods are those of `interface.Generator`.
+
+    Attributes:
+      vocabulary_size: V.
+      encoder: a source encoder, or None for sequences without a source; z projected to
+        `noise_slots` positions is then the memory, and with Z = 0 the context is zero.
+      embedding_size: E.
+      hidden_size: H of each layer.
+      num_layers: L.
+      attention_size: A.
+      output_size: size of u.
+      noise_size: Z; 0 for none.
+      noise_slots: positions that z is projected to where there is no source.
+      dropout: rate on embeddings, between layers and on u in training.
+    """
+
+    vocabulary_size: int
+    encoder: nn.Module | None
+    embedding_size: int
+    hidden_size: int
+    num_layers: int
+    attention_size: int
+    output_size: int
+    noise_size: int
+    noise_slots: int = 8
+    dropout: float = 0.0
+
+    def setup(self):
+        self.embedding = self.param(
+            "embedding", nn.initializers.normal(0.1), (self.vocabulary_size, self.embedding_size)
+        )
+        self.layers = [
+            lstm_parameters(
+                self, f"lstm_{i}", self.hidden_size if i else self.embedding_size, self.hidden_size
+            )
+            for i in range(self.num_layers)
+        ]
+        self.has_memory = self.encoder is not None or self.noise_size > 0
+        if self.has_memory:
+            context = self.encoder.size if self.encoder is not None else self.hidden_size
+            self.attend = additive_parameters(
+                self, "attention", self.hidden_size, context, self.attention_size
+            )
+            self.start = nn.Dense(2 * self.num_layers * self.hidden_size)
+        if self.encoder is None and self.noise_size:
+            self.slots = nn.Dense(self.noise_slots * self.hidden_size)
+        self.hidden = nn.Dense(self.output_size)
+        self.output = nn.Dense(self.vocabulary_size)
+        self.drop = nn.Dropout(self.dropout)
+
+    def encode(self, source, source_mask, *, train: bool) -> Memory:
+        """Source -> positions with their attention keys, and the summary."""
+        if self.encoder is None:
+            return Memory(None, None, None, None)
+        values, summary = self.encoder(source, source_mask, train=train)
+        return Memory(attention.additive_keys(self.attend, values), values, source_mask, summary)
+
+    def initial_state(self, memory: Memory, z: chex.Array, max_length: int) -> State:
+        """The layers' states from the summary and the noise, z [B R, Z] against a memory of [B]."""
+        del max_length
+        chex.assert_shape(z, (None, self.noise_size))
+        lanes = z.shape[0]
+        if not self.has_memory:
+            return State((lstm.zero_state(lanes, self.hidden_size),) * self.num_layers, None)
+        slots = None
+        if self.encoder is None:
+            known = z
+            values = jnp.tanh(self.slots(z)).reshape(lanes, self.noise_slots, self.hidden_size)
+            slots = attention.additive_keys(self.attend, values), values
+        else:
+            summary = memory.summary
+            known = jnp.concatenate(
+                [jnp.repeat(summary, lanes // summary.shape[0], axis=0), z], axis=-1
+            )
+        parts = jnp.split(jnp.tanh(self.start(known)), 2 * self.num_layers, axis=-1)
+        layers = tuple(lstm.State(h, c) for h, c in zip(parts[::2], parts[1::2], strict=True))
+        return State(layers, slots)
+
+    def _logits(self, memory, slots, embedded, hidden, *, train=False):
+        """[lanes, E], [lanes, H] -> [lanes, V]."""
+        parts = [embedded, hidden]
+        if self.has_memory:
+            keys, values = (memory.keys, memory.values) if slots is None else slots
+            context, weights = attention.additive(
+                self.attend, hidden, keys, values, None if slots else memory.mask
+            )
+            self.sow("intermediates", "attention", weights)
+            parts.append(context)
+        u = jnp.tanh(self.hidden(jnp.concatenate(parts, axis=-1)))
+        return self.output(self.drop(u, deterministic=not train))
+
+    def step(self, memory: Memory, state: State, token: chex.Array) -> tuple[State, chex.Array]:
+        """Reads one token in every lane."""
+        chex.assert_rank(token, 1)
+        embedded = self.embedding[token]
+        layers = lstm.stack_step(self.layers, state.layers, embedded)
+        logits = self._logits(memory, state.slots, embedded, layers[-1].hidden)
+        return State(layers, state.slots), logits
+
+    def unroll(
+        self, memory: Memory, state: State, inputs: chex.Array, *, train: bool = False
+    ) -> tuple[chex.Array, State]:
+        """Reads whole sequences; dropout only where `train` is true."""
+        chex.assert_rank(inputs, 2)
+        embedded = self.drop(self.embedding[inputs], deterministic=not train)
+        layers = lstm.stack_unroll(
+            self.layers,
+            state.layers,
+            embedded,
+            lambda layer, x: self.drop(x, deterministic=not train) if layer else x,
+        )
+        top = layers[-1].hidden
+        logits = self._logits(
+            memory,
+            state.slots,
+            embedded.reshape(-1, embedded.shape[-1]),
+            top.reshape(-1, top.shape[-1]),
+            train=train,
+        )
+        return logits.reshape(*inputs.shape, -1), State(layers, state.slots)
+
+    def prefix_state(self, states: State, t: int) -> State:
+        """The state after t >= 1 inputs."""
+        return State(jax.tree.map(lambda x: x[:, t - 1], states.layers), states.slots)
+
+    def __call__(self, source, source_mask, z, inputs, *, train: bool = False) -> chex.Array:
+        """Teacher forcing from source to logits, [B, T, V]; touches every parameter."""
+        memory = self.encode(source, source_mask, train=train)
+        state = self.initial_state(memory, z, inputs.shape[1])
+        return self.unroll(memory, state, inputs, train=train)[0]

@@ -1,0 +1,81 @@
+"""What training and search know of a network; any class with these methods can be plugged in.
+
+Shapes: B batch, S source length, T target length, V vocabulary, Z noise, U feature. Lanes are
+source-major: with R lanes for each source, lanes b R .. b R + R - 1 belong to source b. Every
+method is called through Linen's `apply` and is pure.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import chex
+
+
+class Memory(NamedTuple):
+    """All that depends only on the source, computed once.
+
+    Attributes:
+      keys: projected for attention, [B, S, A], or None without a source.
+      values: what is averaged, [B, S, F], or None.
+      mask: [B, S], or None where all positions exist.
+      summary: the source as one vector, [B, F], or None.
+    """
+
+    keys: chex.Array | None
+    values: chex.Array | None
+    mask: chex.Array | None
+    summary: chex.Array | None
+
+
+class Generator(Protocol):
+    """A network that writes sequences. `State` is any pytree whose leaves lead with the lane."""
+
+    noise_size: int
+
+    def encode(self, source: Any, source_mask: chex.Array | None, *, train: bool) -> Any:
+        """Source [B, ...] -> memory."""
+
+    def initial_state(self, memory: Any, z: chex.Array, max_length: int) -> Any:
+        """Noise [B, Z] -> the state before the first token. z gives B, also where Z = 0."""
+
+    def step(self, memory: Any, state: Any, token: chex.Array) -> tuple[Any, chex.Array]:
+        """Reads tokens [B R] against a memory of [B]: the new state and logits [B R, V]."""
+
+    def unroll(
+        self, memory: Any, state: Any, inputs: chex.Array, *, train: bool
+    ) -> tuple[chex.Array, Any]:
+        """Reads whole sequences [B, T]: logits [B, T, V] and the states after every step.
+
+        Inputs are the start token and all targets but the last, so that logits[:, t] predicts
+        target[:, t]. Equal to T calls of `step` where `train` is false.
+        """
+
+    def prefix_state(self, states: Any, t: int) -> Any:
+        """The state after t inputs, from the states of `unroll`."""
+
+
+class Discriminator(Protocol):
+    """A network that judges pairs of source and sequence, token by token."""
+
+    dense: bool
+
+    def encode(self, source: Any, source_mask: chex.Array | None, *, train: bool) -> Any:
+        """Source [B, ...] -> memory."""
+
+    def initial_state(self, memory: Any, batch: int) -> Any:
+        """The state of `batch` sequences before the first token."""
+
+    def step(self, memory: Any, state: Any, token: chex.Array) -> tuple[Any, chex.Array]:
+        """Reads tokens [B R]: the new state and the feature of this step, [B R, U]."""
+
+    def readout(self, features: chex.Array, mask: chex.Array) -> chex.Array:
+        """Features of whole sequences [B, T, U], mask [B, T] -> logits of the sequences, [B]."""
+
+    def score(
+        self, memory: Any, tokens: chex.Array, mask: chex.Array, *, train: bool
+    ) -> chex.Array:
+        """The logit of every prefix, [B, T]; only where `dense` is true."""
+
+    def sequence_score(
+        self, memory: Any, tokens: chex.Array, mask: chex.Array, *, train: bool
+    ) -> chex.Array:
+        """The logit at the last real token, [B]."""
