@@ -13,8 +13,8 @@ from pathlib import Path
 import sentencepiece
 
 from seqgan_jax.codecs.vocabulary import Vocabulary
-from seqgan_jax.data.cache import replace_file
 from seqgan_jax.errors import UserError
+from seqgan_jax.files import replace_file
 
 KINDS = ("word", "character", "sentencepiece")
 PAD, BOS, EOS, UNK = range(4)

@@ -22,9 +22,7 @@ def token_log_probs(logits: chex.Array, tokens: chex.Array) -> chex.Array:
     return picked - jax.nn.logsumexp(logits, axis=-1)
 
 
-def negative_log_likelihood(
-    logits: chex.Array, tokens: chex.Array, mask: chex.Array
-) -> chex.Array:
+def negative_log_likelihood(logits: chex.Array, tokens: chex.Array, mask: chex.Array) -> chex.Array:
     """Maximum likelihood: -sum_t m_t log G(y_t | y_1 .. y_{t-1}), in nats for the sequence.
 
     Divide by the number of real tokens for the mean cross-entropy per token.
@@ -38,9 +36,7 @@ def negative_log_likelihood(
     return -jnp.sum(token_log_probs(logits, tokens) * mask)
 
 
-def policy_gradient(
-    log_probs: chex.Array, advantages: chex.Array, mask: chex.Array
-) -> chex.Array:
+def policy_gradient(log_probs: chex.Array, advantages: chex.Array, mask: chex.Array) -> chex.Array:
     """REINFORCE: -sum_t m_t log G(y_t | prefix) A_t (Williams, 1992; Yu et al., 2017, eq. 7).
 
     No gradient flows through the advantages (the action values less a baseline): that the reward

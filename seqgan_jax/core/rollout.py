@@ -115,7 +115,7 @@ def action_values(
     def values_of(prefixes):
         states, token, prefix, draws, ended = complete(prefixes)
         lanes = batch * lanes_per_source
-        written = jnp.zeros((length - 1, lanes, features.shape[-1]), features.dtype)
+        written = jnp.zeros((max(1, length - 1), lanes, features.shape[-1]), features.dtype)
         lengths = jnp.minimum(prefix, length)
         carry = (0, states, token, ended, written, lengths, draws, prefix)
         _, _, _, _, written, lengths, _, _ = jax.lax.while_loop(unfinished, body, carry)

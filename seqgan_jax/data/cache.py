@@ -1,18 +1,20 @@
-"""Files that can be made again, and files that are never left half written."""
+"""Files that can be made again: prepared images and features."""
 
-import contextlib
 import fcntl
+import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from seqgan_jax.errors import UserError
+from seqgan_jax.files import replace_file
 
 VARIABLE = "SEQGAN_JAX_CACHE"
+NewArray = Callable[[tuple[int, ...], Any], np.ndarray]
 
 
 def cache_folder() -> Path:
@@ -41,35 +43,14 @@ def cache_folder() -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def replace_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write that becomes `path` only once it is whole and on the disk.
-
-    If the block raises, `path` stays as it was.
-    """
-    # Not tempfile: its files are private, and a cache or a run may be read by others.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def cached_array(
-    path: Path, shape: tuple[int, ...], dtype, fill: Callable[[np.ndarray], None]
-) -> np.ndarray:
+def cached_array(path: Path, fill: Callable[[NewArray], None]) -> np.ndarray:
     """The array in the .npy file `path`, read-only and memory-mapped; made first if need be.
 
     Args:
       path: a name in the cache folder that holds a hash of everything the content depends on.
-      shape: of the array.
-      dtype: of the array.
-      fill: writes the content into the array of zeros that it is given. That array lies in the
-        file, so it may be larger than the memory. If it raises, nothing is kept.
+      fill: calls the function it is given once, `new(shape, dtype)`, and writes the content into
+        the array of zeros that this returns. That array lies in the file, so it may be larger
+        than the memory. If `fill` raises, nothing is kept.
 
     Raises:
       UserError: if the disk is full, or the file is not an array.
@@ -78,10 +59,10 @@ def cached_array(
     with open(path.with_name(f"{path.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
+            for left_by_killed in path.parent.glob(f".{path.name}.*.tmp"):
+                left_by_killed.unlink()
             with replace_file(path) as file:
-                array = _map_new(file, path, shape, np.dtype(dtype))
-                fill(array)
-                array.flush()
+                fill(functools.partial(_map_new, file, path))
     try:
         # A plain array over the map: indexing the memmap class itself is several times slower.
         return np.load(path, mmap_mode="r").view(np.ndarray)
@@ -89,7 +70,8 @@ def cached_array(
         raise UserError(f"{path}: this cache file is damaged; delete it to make it anew") from error
 
 
-def _map_new(file: BinaryIO, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
+def _map_new(file: BinaryIO, path: Path, shape: tuple[int, ...], dtype) -> np.ndarray:
+    dtype = np.dtype(dtype)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
     file.flush()
@@ -97,7 +79,10 @@ def _map_new(file: BinaryIO, path: Path, shape: tuple[int, ...], dtype: np.dtype
     size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
     try:
         # Reserved now: writing to a mapped file on a full disk would kill the process.
-        os.posix_fallocate(file.fileno(), 0, offset + size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, offset + size)
+        else:  # macOS
+            file.truncate(offset + size)
     except OSError as error:
         raise UserError(
             f"{path.parent}: no room for {size / 1e9:.1f} GB in the cache folder "

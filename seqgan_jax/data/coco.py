@@ -37,6 +37,12 @@ def load(
     year = next((year for year in YEARS if _annotations(folder, "train", year).exists()), YEARS[0])
     train = _records(folder, "train", year)
     held_out = {record.name: record for record in _records(folder, "val", year)}
+    both = {record.example_id for record in train} & {r.example_id for r in held_out.values()}
+    if both:
+        raise UserError(
+            f"{_annotations(folder, 'val', year)}: image {min(both)} is also in the training "
+            "annotations; remove it from one"
+        )
     cut = keep_out(held_out, config, rest=False)
     splits = {
         "train": train,

@@ -3,19 +3,22 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from seqgan_jax.data.cache import cache_folder, cached_array, replace_file
+from seqgan_jax.data.cache import cache_folder, cached_array
 from seqgan_jax.data.captions import Progress, no_progress
 from seqgan_jax.errors import UserError
+from seqgan_jax.files import replace_file
 
 DISPLAY_SIZE = 320  # longer side of a picture shown to a person, in pixels
+NAMED = 20  # skipped images that the report names
 # Part of the cache's key: raise it when read_image changes what it returns.
 VERSION = 1
 
@@ -88,22 +91,26 @@ class ImageSource:
 
     Attributes:
       skipped: "name (reason)" of each of the data set's images, in any split, that can't be read.
+      rows: where each image lies in the array of all the data set's images.
+      identity: a hash of the images, for what is computed from them and cached.
     """
 
     unlimited = False
 
     def __init__(
         self,
-        records: list[ImageRecord],
+        records: Sequence[ImageRecord],
         images: np.ndarray,
-        rows: list[int],
-        skipped: tuple[str, ...] = (),
+        rows: Sequence[int],
+        skipped: tuple[str, ...],
+        key: str,
     ):
-        """Record i's image is `images[rows[i]]`, uint8 [size, size, 3]."""
+        """Record i's image is `images[rows[i]]`, uint8 [size, size, 3]; `key` names `images`."""
         self._records = records
         self._images = images
-        self._rows = rows
+        self.rows = rows
         self.skipped = skipped
+        self.identity = hashlib.sha256(f"{key} {list(rows)}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -111,7 +118,7 @@ class ImageSource:
     def __getitem__(self, i: int) -> dict:
         record = self._records[i]
         return {
-            "source": self._images[self._rows[i]],
+            "source": self._images[self.rows[i]],
             "captions": record.captions,
             "example_id": record.example_id,
         }
@@ -144,39 +151,15 @@ def image_sources(
     Raises:
       UserError: if more images can't be read, or nothing is left to train on.
     """
-    records = [record for split in splits.values() for record in split]
-    images, problems = _prepare(records, config, progress)
-    skipped = tuple(f"{records[row].name} ({problems[row]})" for row in sorted(problems))
-    if skipped:
-        report(f"left out {len(skipped)} of {len(records)} images: {', '.join(skipped)}")
-    sources, first = {}, 0
-    for name, split in splits.items():
-        good = [i for i in range(len(split)) if first + i not in problems]
-        rows = [first + i for i in good]
-        sources[name] = ImageSource([split[i] for i in good], images, rows, skipped)
-        first += len(split)
-    if not len(sources["train"]):
-        raise UserError(f"{config.path}: no image to train on; see config.data.path")
-    return sources
-
-
-def _prepare(
-    records: list[ImageRecord], config, progress: Progress
-) -> tuple[np.ndarray, dict[int, str]]:
-    """All images, uint8 [N, size, size, 3], and by number why some can't be read."""
+    # In an order that doesn't depend on the splits, so that the cache doesn't either.
+    records = sorted(chain(*splits.values()), key=lambda record: record.example_id)
     size = config.image_size
-    key = hashlib.sha256(f"{VERSION} {size}\n".encode())
-    for record in records:
-        try:
-            stat = record.path.stat()
-            identity = f"{stat.st_size} {stat.st_mtime_ns}"
-        except OSError:
-            identity = "missing"
-        key.update(f"{record.path.absolute()}\t{identity}\n".encode(errors="surrogateescape"))
-    path = cache_folder() / f"images-{size}-{key.hexdigest()[:24]}.npy"
+    key = file_key([VERSION, size], [(record.name, record.path) for record in records])
+    path = cache_folder() / f"images-{size}-{key}.npy"
     notes = path.with_suffix(".json")
 
-    def fill(images):
+    def fill(new):
+        images = new((len(records), size, size, 3), np.uint8)
         problems = {}
 
         def decode(row):
@@ -187,30 +170,86 @@ def _prepare(
 
         pool = ThreadPoolExecutor(os.cpu_count())
         try:
-            rows = pool.map(decode, range(len(records)))
-            for _ in progress(rows, len(records), "preparing images"):
-                _check_share(problems, records, config)
+            decoded = pool.map(decode, range(len(records)))
+            for _ in progress(decoded, len(records), "preparing images"):
+                if len(problems) > config.max_unreadable_share * len(records):
+                    break  # it is refused below, but need not be read to the end
+            _name_problems(records, problems, config)
         finally:
             pool.shutdown(cancel_futures=True)
-        # Before the images: these are complete once the array has its name.
+        # Before the images, whose final name says that both are complete.
         with replace_file(notes) as file:
             file.write(json.dumps(problems).encode())
 
-    images = cached_array(path, (len(records), size, size, 3), np.uint8, fill)
+    images = cached_array(path, fill)
     try:
         problems = {int(row): reason for row, reason in json.loads(notes.read_bytes()).items()}
     except (OSError, ValueError) as error:
         raise UserError(f"{notes}: damaged; delete it and {path.name} to make them anew") from error
-    _check_share(problems, records, config)
-    return images, problems
+    return readable_sources(splits, records, images, problems, config, key=key, report=report)
 
 
-def _check_share(problems: dict[int, str], records: list[ImageRecord], config) -> None:
-    if len(problems) <= config.max_unreadable_share * len(records):
-        return
-    first = [f"{records[row].path} ({problems[row]})" for row in sorted(problems)[:3]]
-    raise UserError(
-        f"{len(problems)} or more of {len(records)} images can't be read, first {', '.join(first)}; "
-        "mend them or raise config.data.max_unreadable_share "
-        f"(now {config.max_unreadable_share:g})"
-    )
+def file_key(settings: list, files: Iterable[tuple[str, Path]]) -> str:
+    """A hash of settings and of files' names, sizes and times of change."""
+    identities = []
+    for name, path in files:
+        try:
+            stat = path.stat()
+            identities.append((name, stat.st_size, stat.st_mtime_ns))
+        except OSError:
+            identities.append((name, None, None))
+    return hashlib.sha256(json.dumps([settings, identities]).encode()).hexdigest()[:24]
+
+
+def readable_sources(
+    splits: dict[str, list[ImageRecord]],
+    records: list[ImageRecord],
+    images: np.ndarray,
+    problems: dict[int, str],
+    config,
+    *,
+    key: str,
+    report: Callable[[str], None],
+) -> dict[str, ImageSource]:
+    """The splits without what can't be read.
+
+    Args:
+      splits: the records of each split.
+      records: all splits' records; record r's image is `images[r]`.
+      images: [len(records), ...].
+      problems: why a record's image is missing, by its place in `records`.
+      config: `max_unreadable_share`.
+      key: a hash of `images`.
+      report: is told, in one line, what was left out, if anything.
+
+    Raises:
+      UserError: if too much can't be read, or nothing is left to train on.
+    """
+    skipped = _name_problems(records, problems, config)
+    if skipped:
+        more = [f"{len(skipped) - NAMED} more"] if len(skipped) > NAMED else []
+        names = ", ".join([*skipped[:NAMED], *more])
+        report(f"left out {len(skipped)} of {len(records)} images: {names}")
+    places = {record.example_id: r for r, record in enumerate(records) if r not in problems}
+    sources = {}
+    for split, members in splits.items():
+        members = [record for record in members if record.example_id in places]
+        rows = [places[record.example_id] for record in members]
+        sources[split] = ImageSource(members, images, rows, skipped, key)
+    if not len(sources["train"]):
+        raise UserError(f"{config.path}: no image to train on; see config.data.path")
+    return sources
+
+
+def _name_problems(
+    records: Sequence[ImageRecord], problems: dict[int, str], config
+) -> tuple[str, ...]:
+    """Each as "name (reason)", in order; refuses too many."""
+    named = tuple(f"{records[r].name} ({problems[r]})" for r in sorted(problems.copy()))
+    if len(named) > config.max_unreadable_share * len(records):
+        raise UserError(
+            f"{config.path}: can't read {len(named)} or more of {len(records)} images "
+            f"({', '.join(named[:3])}); mend them or raise config.data.max_unreadable_share "
+            f"from {config.max_unreadable_share:g}"
+        )
+    return named

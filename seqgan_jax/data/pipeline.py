@@ -7,8 +7,12 @@ A batch is a dictionary of NumPy arrays, B rows each:
   mask: [B, T] float32, 1 for tokens and the end token;
   example_id: [B] int32, the image's number;
   weight: [B] float32, 0 for a row that only fills the last batch up.
+
+Training batches may hold R targets for each source, which is then encoded once for all of them:
+target and mask are [B R, T], source-major.
 """
 
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -37,14 +41,17 @@ def training_batches(
     batch_size: int,
     seed: int,
     start: int = 0,
+    targets: int = 1,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict]:
     """Endless batches, from number `start` on; batch k is a pure function of (seed, k).
 
-    Examples of a finite source are its pairs of an image and one of its captions, in a new order
-    every epoch; batches run across the border of epochs. Example n of an unlimited source is
-    image n with its first caption, so nothing repeats.
+    An example is an image with R of its captions. Each epoch of a finite source deals the captions
+    of every image out to its examples (those that are left over wait for another epoch; an image
+    with fewer than R repeats them) and takes the examples in a new order; batches run across the
+    border of epochs. Example n of an unlimited source is image n with its first R captions, so
+    nothing repeats.
 
     Args:
       source: the images and their captions.
@@ -53,6 +60,7 @@ def training_batches(
       batch_size: rows of a batch over all processes.
       seed: of the order, any non-negative integer.
       start: number of the first batch; to resume, the number of batches already used.
+      targets: R, captions for each image.
       process_index: this process, which gets a contiguous block of each batch's rows.
       process_count: number of processes.
 
@@ -66,21 +74,19 @@ def training_batches(
             "processes; set a multiple of that"
         )
     rows = batch_size // process_count
-    if source.unlimited:
-        examples = _FirstCaptions(source)
-    else:
-        examples = _Pairs(source, seed)
+    examples = _Unlimited(source) if source.unlimited else _Epochs(source, seed, targets)
     if not len(examples):
         raise UserError("config.data: the training set is empty")
     if len(examples) < batch_size:
         raise UserError(
-            f"config.batch_size: {batch_size} is more than the {len(examples)} captions of the "
+            f"config.batch_size: {batch_size} is more than the {len(examples)} examples of the "
             "training set; set it lower"
         )
     batches = _Batches(
         examples,
         codec,
         length=length,
+        targets=targets,
         rows=rows,
         stride=batch_size,
         offset=start * batch_size + process_index * rows,
@@ -101,7 +107,8 @@ def evaluation_batches(
         (example, caption) for example in _first(source, limit) for caption in example["captions"]
     )
     for chunk, weight in _chunks(pairs, batch_size):
-        yield _batch(chunk, codec, length, weight)
+        examples, captions = zip(*chunk, strict=True)
+        yield {**_sources(examples, weight), **_targets(captions, codec, length)}
 
 
 def source_batches(
@@ -135,8 +142,8 @@ def _chunks(rows: Iterable, size: int) -> Iterator[tuple[list, np.ndarray]]:
         yield chunk + chunk[-1:] * (size - len(chunk)), weight
 
 
-class _FirstCaptions:
-    """Example n is image n with its first caption."""
+class _Unlimited:
+    """Example n is image n with its captions."""
 
     def __init__(self, source: CaptionSource):
         self._source = source
@@ -144,40 +151,53 @@ class _FirstCaptions:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, n: int) -> tuple[dict, str]:
+    def __getitem__(self, n: int) -> tuple[dict, Sequence[str]]:
         example = self._source[n % len(self._source)]
-        return example, example["captions"][0]
+        return example, example["captions"]
 
 
-class _Pairs:
-    """Example n is the pair at place n of an endless sequence of shuffled epochs."""
+class _Epochs:
+    """Example n is at place n of an endless sequence of shuffled epochs."""
 
-    def __init__(self, source: CaptionSource, seed: int):
+    def __init__(self, source: CaptionSource, seed: int, targets: int):
         self._source = source
-        self._ends = np.cumsum(caption_counts(source))
-        self._order = None
-        if len(self):
-            # grain adds the epoch to its seed: unhashed, run 1 would be run 0 an epoch later.
-            hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-            self._order = grain.MapDataset.range(len(self)).shuffle(seed=hashed)
+        self._targets = targets
+        counts = caption_counts(source)
+        self._ends = np.cumsum(np.where(counts > 0, np.maximum(counts // targets, 1), 0))
+        self._seed = seed
+        # Batches being read ahead touch few epochs at once.
+        self._order = functools.lru_cache(maxsize=4)(self._shuffle)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, n: int) -> tuple[dict, str]:
-        pair = self._order[n]
-        image = int(np.searchsorted(self._ends, pair, side="right"))
+    def __getitem__(self, n: int) -> tuple[dict, Sequence[str]]:
+        epoch, place = divmod(n, len(self))
+        number = self._order(epoch)[place]
+        image = int(np.searchsorted(self._ends, number, side="right"))
         example = self._source[image]
-        return example, example["captions"][pair - self._ends[image]]
+        captions = example["captions"]
+        # Counted from the image's last example, and turned round by one every epoch.
+        first = epoch + (self._ends[image] - 1 - number) * self._targets
+        return example, [captions[(first + r) % len(captions)] for r in range(self._targets)]
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        # Raw bits, since NumPy promises their stability but not that of `permutation`. Not grain's
+        # shuffle: it needs milliseconds an example for a hundred examples.
+        bits = np.random.PCG64(np.random.SeedSequence([self._seed, epoch]))
+        return np.argsort(bits.random_raw(len(self)), kind="stable")
 
 
 class _Batches:
     """Batch k holds `rows` examples from number `offset + k * stride` on."""
 
-    def __init__(self, examples, codec, *, length: int, rows: int, stride: int, offset: int):
+    def __init__(
+        self, examples, codec, *, length: int, targets: int, rows: int, stride: int, offset: int
+    ):
         self._examples = examples
         self._codec = codec
         self._length = length
+        self._targets = targets
         self._rows = rows
         self._stride = stride
         self._offset = offset
@@ -187,19 +207,22 @@ class _Batches:
 
     def __getitem__(self, k: int) -> dict:
         first = self._offset + k * self._stride
-        pairs = [self._examples[n] for n in range(first, first + self._rows)]
-        return _batch(pairs, self._codec, self._length, np.ones(self._rows, np.float32))
+        examples = [self._examples[n] for n in range(first, first + self._rows)]
+        captions = [caption for _, captions in examples for caption in captions[: self._targets]]
+        return {
+            **_sources([example for example, _ in examples], np.ones(self._rows, np.float32)),
+            **_targets(captions, self._codec, self._length),
+        }
 
 
-def _batch(pairs: Sequence[tuple[dict, str]], codec, length: int, weight: np.ndarray) -> dict:
-    target = np.full((len(pairs), length), codec.vocabulary.pad, np.int32)
-    mask = np.zeros((len(pairs), length), np.float32)
-    for row, (_, caption) in enumerate(pairs):
+def _targets(captions: Sequence[str], codec, length: int) -> dict:
+    target = np.full((len(captions), length), codec.vocabulary.pad, np.int32)
+    mask = np.zeros((len(captions), length), np.float32)
+    for row, caption in enumerate(captions):
         tokens = codec.encode(caption)[:length]
         target[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
-    batch = _sources([example for example, _ in pairs], weight)
-    return {**batch, "target": target, "mask": mask}
+    return {"target": target, "mask": mask}
 
 
 def _sources(examples: Sequence[dict], weight: np.ndarray) -> dict:

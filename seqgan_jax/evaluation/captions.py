@@ -152,12 +152,10 @@ def best_single_caption(
       UserError: an image has no reference that contains a word.
       ValueError: there is no candidate.
     """
-    distinct_candidates = list(dict.fromkeys(" ".join(normalise(c)) for c in candidates))
-    if not distinct_candidates:
+    candidates = list(dict.fromkeys(" ".join(normalise(c)) for c in candidates))
+    if not candidates:
         raise ValueError("no candidate captions")
-    best = distinct_candidates[
-        int(np.argmax(single_caption_cider(distinct_candidates, references)))
-    ]
+    best = candidates[int(np.argmax(single_caption_cider(candidates, references)))]
     truths = _normalised_references(references)
     return best, _cider_d([best] * len(truths), truths)
 
@@ -201,9 +199,9 @@ def single_caption_cider(
         share = weight[reference] * idf_r**2 * tf_r / norm[ours + reference]
 
         sentence, gram, tf = sentence[is_ours], gram[is_ours], tf[is_ours]
-        for l in np.unique(length[sentence]):
-            penalty = np.exp(-((l - length[ours + reference]) ** 2) / (2 * _CIDER_SIGMA**2))
-            of_length = length[sentence] == l
+        for own in np.unique(length[sentence]):
+            penalty = np.exp(-((own - length[ours + reference]) ** 2) / (2 * _CIDER_SIGMA**2))
+            of_length = length[sentence] == own
             for k in np.unique(tf[of_length]):
                 gain = np.bincount(seen, share * penalty * np.minimum(tf_r, k), size)
                 rows = of_length & (tf == k)

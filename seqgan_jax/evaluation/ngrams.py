@@ -62,11 +62,14 @@ def sentence_bleu(
     references: Sequence[Sentence],
     max_n: int = 5,
 ) -> np.ndarray:
-    """BLEU-1 .. BLEU-max_n of every hypothesis against all references, float [len(hypotheses), max_n].
+    """BLEU-1 .. BLEU-max_n of every hypothesis against all references.
 
     Equals NLTK's `sentence_bleu` with uniform weights and `SmoothingFunction().method1`: clipped
     precision with the largest count over the references, 0.1 matches where there are none, the
     reference of closest length (the shorter on a tie), 0 where no word matches.
+
+    Returns:
+      float [len(hypotheses), max_n], BLEU-n in column n - 1.
 
     Raises:
       ValueError: there is no reference.
@@ -80,7 +83,7 @@ def sentence_bleu(
 def sentence_self_bleu(
     sentences: Sequence[Sentence], max_n: int = 5, groups: Sequence[int] | None = None
 ) -> np.ndarray:
-    """BLEU of every sentence against all the others, float [len(sentences), max_n].
+    """`sentence_bleu` of every sentence against all the others, float [len(sentences), max_n].
 
     Args:
       sentences: at least two in every group.
@@ -101,7 +104,7 @@ def _bleu(sentences, groups, is_hypothesis, is_reference, max_n) -> np.ndarray:
     """BLEU of each hypothesis against the references of its group, itself left out."""
     lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
     closest = _closest_length(lengths, groups, is_hypothesis, is_reference)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         log_brevity = np.minimum(0.0, 1.0 - closest / lengths[is_hypothesis])
 
     log_precision = np.empty((is_hypothesis.sum(), max_n))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from seqgan_jax.errors import UserError
+from seqgan_jax.files import replace_file
 
 
 class Metric(NamedTuple):
@@ -71,15 +72,10 @@ def write_evaluation(
         ensure_ascii=False,
         allow_nan=False,
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replace_file(path) as file:
+            file.write(text.encode() + b"\n")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(
             f"{path}: can't be written ({error.strerror}); choose a writable directory"
         ) from error

@@ -12,7 +12,6 @@ not feed the LSTM, so a rollout carries LSTM states alone and attends once, at i
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from seqgan_jax.core import attention, lstm
@@ -87,7 +86,8 @@ class LSTMDiscriminator(nn.Module):
         """The layers' states from the source's summary; zero without a source."""
         if self.encoder is None:
             return (lstm.zero_state(batch, self.hidden_size),) * self.num_layers
-        parts = jnp.split(jnp.tanh(self.start(memory.summary)), 2 * self.num_layers, axis=-1)
+        summary = jnp.repeat(memory.summary, batch // memory.summary.shape[0], axis=0)
+        parts = jnp.split(jnp.tanh(self.start(summary)), 2 * self.num_layers, axis=-1)
         return tuple(lstm.State(h, c) for h, c in zip(parts[::2], parts[1::2], strict=True))
 
     def _feature(self, memory, hidden):
@@ -105,9 +105,7 @@ class LSTMDiscriminator(nn.Module):
         state = lstm.stack_step(self.layers, state, self.embedding[token])
         return state, self._feature(memory, state[-1].hidden)
 
-    def features(
-        self, memory: Memory, tokens: chex.Array, *, train: bool = False
-    ) -> chex.Array:
+    def features(self, memory: Memory, tokens: chex.Array, *, train: bool = False) -> chex.Array:
         """The feature at every token, [B, T] -> [B, T, U]; equal to T calls of `step`."""
         chex.assert_rank(tokens, 2)
         drop = lambda x: self.drop(x, deterministic=not train)
@@ -150,9 +148,3 @@ class LSTMDiscriminator(nn.Module):
     def __call__(self, source, source_mask, tokens, mask, *, train: bool = False) -> chex.Array:
         """From source and tokens to the logit of every prefix; touches every parameter."""
         return self.score(self.encode(source, source_mask, train=train), tokens, mask, train=train)
-
-
-def last_real(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """The entry of [B, T] at each row's last real step, [B]."""
-    last = jnp.maximum(mask.sum(-1).astype(jnp.int32) - 1, 0)
-    return jnp.take_along_axis(values, last[:, None], axis=1)[:, 0]

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 class ConvolutionalEncoder(nn.Module):
     """A small convolutional network that turns an image into a grid of patch features.
 
-    Each stage is a 3 x 3 convolution with stride 2, group normalisation (Wu and He, 2018; nothing
-    depends on the rest of the batch) and a rectifier. A learned vector for each grid position is
-    added, since attention alone would not know where a feature was seen.
+    Each stage is a 3 x 3 convolution with stride 2 and, but for the first, a residual one with
+    stride 1 (He et al., 2016), each with group normalisation (Wu and He, 2018; nothing depends on
+    the rest of the batch) and a rectifier. A learned vector for each grid position is added, since
+    attention alone would not know where a feature was seen.
 
     Attributes:
       channels: output channels of the stages; the grid's side is the image's over 2^stages.
@@ -31,10 +32,16 @@ class ConvolutionalEncoder(nn.Module):
     ) -> tuple[chex.Array, chex.Array]:
         """Images [B, height, width, 3], uint8 -> positions [B, S, F] and summary [B, F]."""
         chex.assert_rank(source, 4)
+
+        def convolve(x, channels, stride):
+            x = nn.Conv(channels, (3, 3), (stride, stride), use_bias=False)(x)
+            return nn.relu(nn.GroupNorm(num_groups=min(8, channels))(x))
+
         x = source.astype(jnp.float32) / 127.5 - 1.0
-        for channels in self.channels:
-            x = nn.Conv(channels, (3, 3), (2, 2), use_bias=False)(x)
-            x = nn.relu(nn.GroupNorm(num_groups=min(8, channels))(x))
+        for stage, channels in enumerate(self.channels):
+            x = convolve(x, channels, 2)
+            if stage:
+                x = x + convolve(x, channels, 1)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         grid = nn.Dense(self.size)(x) + self.param(
             "position", nn.initializers.normal(0.1), (x.shape[1], self.size)
@@ -62,9 +69,7 @@ class FeatureEncoder(nn.Module):
         """Features [B, S, D], mask [B, S] or None -> positions [B, S, F] and summary [B, F]."""
         chex.assert_rank(source, 3)
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        position = self.param(
-            "position", nn.initializers.normal(0.1), (source.shape[1], self.size)
-        )
+        position = self.param("position", nn.initializers.normal(0.1), (source.shape[1], self.size))
         features = nn.LayerNorm()(nn.Dense(self.size)(drop(source.astype(jnp.float32))))
         features = drop(nn.relu(features + position))
         if mask is None:

@@ -6,7 +6,6 @@ the same bytes as one that was not, except for the values of wall-clock time (`s
 that end in `_per_second`).
 """
 
-import contextlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from seqgan_jax.errors import UserError
+from seqgan_jax.files import replace_file
 
 FILE_NAME = "metrics.jsonl"
 
@@ -32,16 +32,10 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
       UserError: the file can't be written (no such folder, no permission, disk full).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with replace_file(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise _unwritable(path, error) from error
 
 

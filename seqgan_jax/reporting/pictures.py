@@ -68,10 +68,9 @@ def caption_sheet(
     size, gap, margin = 2.5, 0.3, 0.3  # inches
     cells = []
     for i, caption in enumerate(captions):
-        verdict = verdicts[i] if verdicts is not None else None
-        mark, colour = {True: ("✓ ", _TRUE), False: ("✗ ", _FALSE), None: ("", "black")}[
-            None if verdict is None else bool(verdict)
-        ]
+        mark, colour = "", "black"
+        if verdicts is not None and verdicts[i] is not None:
+            mark, colour = ("✓\u00a0", _TRUE) if verdicts[i] else ("✗\u00a0", _FALSE)
         cell = [(line, colour, 10.0) for line in _wrap(mark + _printable(caption), 10.0, size)]
         if references is not None:
             reference = "reference: " + _printable(references[i])
@@ -158,7 +157,7 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Lights the image by attention: dark where there is none, bright at the largest weight.
 
     With a the weight over the largest, interpolated between cell centres, a pixel p becomes
-    (1 - a) 0.25 p + a (0.8 p + 51): brightness rises with a on dark and light pictures alike.
+    (1 - a) 0.3 p + a (0.8 p + 51): brightness rises with a on dark and light pictures alike.
 
     Args:
       image: uint8 [H, W, 3].
@@ -174,7 +173,7 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
     light = np.asarray(weights, np.float32) / max(float(np.max(weights)), 1e-12)
     light = Image.fromarray(light).resize(size, Image.Resampling.BILINEAR)
     a = np.asarray(light, np.float64)[..., None]
-    return np.clip((1 - a) * 0.25 * pixels + a * (0.8 * pixels + 51), 0, 255).astype(np.uint8)
+    return np.clip((1 - a) * 0.3 * pixels + a * (0.8 * pixels + 51), 0, 255).astype(np.uint8)
 
 
 def curves(records: Sequence[Mapping], path: str | os.PathLike, *, columns: int = 3) -> np.ndarray:
@@ -194,12 +193,17 @@ def curves(records: Sequence[Mapping], path: str | os.PathLike, *, columns: int 
     """
     series: dict[str, list[tuple[int, float]]] = {}
     phases: dict[str, tuple[int, int]] = {}  # name: first and last step
+    last_phase: dict[str, int] = {}  # number of the phase of each metric's last point
     for record in records:
         step, phase = record["step"], record["phase"]
         phases[phase] = (phases.get(phase, (step, step))[0], step)
         for name, value in record.items():
             if name not in ("step", "phase", "seconds") and not name.endswith("_per_second"):
-                series.setdefault(name, []).append((step, math.nan if value is None else value))
+                points = series.setdefault(name, [])
+                if points and last_phase[name] < len(phases) - 1:
+                    points.append((step, math.nan))  # a phase without it: no line across
+                last_phase[name] = len(phases)
+                points.append((step, math.nan if value is None else value))
     bounds = [first for first, _ in phases.values()] + [s for _, s in list(phases.values())[-1:]]
 
     panel_width, panel_height, margin = 3.5, 2.1, 0.3  # inches
@@ -212,7 +216,7 @@ def curves(records: Sequence[Mapping], path: str | os.PathLike, *, columns: int 
     legend = "   ".join(f"{k} {_printable(name)}" for k, name in enumerate(phases, start=1))
     legend = f"phases: {legend}" if series else "nothing has been logged yet"
     lines = _wrap(legend, 10.0, width - 2 * margin)
-    head = margin + len(lines) * _height(10.0)
+    head = margin + len(lines) * _height(10.0) + 0.1
     height = head + rows * (title_room + panel_height + axis_room) + margin
     figure = Figure(figsize=(width, height), dpi=_DPI)
     for k, line in enumerate(lines):
@@ -232,11 +236,19 @@ def curves(records: Sequence[Mapping], path: str | os.PathLike, *, columns: int 
         # A line alone would hide a value between two gaps, and a metric measured once.
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) <= 60 else None
-        axes.plot(steps, values, color="#0b5cad", linewidth=1.3, marker=marker, markersize=3)
-        if bounds[0] < bounds[-1]:
-            axes.set_xlim(bounds[0], bounds[-1])
+        axes.plot(
+            steps,
+            values,
+            color="#0b5cad",
+            linewidth=1.3,
+            marker=marker,
+            markersize=3,
+            clip_on=False,
+        )
+        axes.set_xlim(bounds[0], max(bounds[-1], bounds[0] + 1))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.5g}")
         axes.tick_params(labelsize=8)
         axes.set_xlabel("step", fontsize=8, labelpad=1)
         axes.spines[["top", "right"]].set_visible(False)
@@ -269,6 +281,7 @@ def _axes(figure: Figure, left: float, top: float, width: float, height: float) 
 
 def _show(axes: Axes, image: np.ndarray) -> None:
     axes.imshow(np.asarray(image), interpolation="antialiased")
+    axes.set_anchor("S")  # a wide picture stands on its caption
     axes.set_axis_off()
 
 

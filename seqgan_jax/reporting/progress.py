@@ -89,7 +89,7 @@ class Progress:
     def evaluated(self, metrics: Mapping[str, float]) -> None:
         """Prints an evaluation's metrics; the time it took does not lower the throughput."""
         self._phase.rest(self._clock())
-        self._print_line(", ".join([f"{self._phase.heading()}, evaluation", *_values(metrics)]))
+        self._print_line(f"{self._phase.heading()}, evaluation: {', '.join(_values(metrics))}")
 
     def sample(self, text: str) -> None:
         """Sets the newest sample to show."""
@@ -125,7 +125,7 @@ class Progress:
         # The display's thread renders while the program works: it reads each field once.
         phase, job, rows = self._phase, self._job, []
         if phase:
-            rows += _bar(phase.title(), phase.position(), phase.step, phase.steps)
+            rows += _bar(self._encodable(phase.title()), phase.position(), phase.step, phase.steps)
             waiting = _duration(self._clock() - phase.began)
             times = self._times(phase) or [f"waiting for the first steps, {waiting}"]
             rows.append(Text(self._encodable("   ".join(times))))
@@ -236,12 +236,20 @@ class _Job:
         return [f"{_duration((self.total - self.done) / pace)} left", f"{pace:,.1f}/s"]
 
 
-def _bar(left: str, right: str, done: int, total: int) -> list:
-    row = Table.grid(expand=True)
-    row.add_column()
-    row.add_column(justify="right")
-    row.add_row(Text(left, style="bold"), Text(right))
-    return [row, ProgressBar(total=max(total, 1), completed=done)]
+def _bar(left: str, right: str, done: int, total: int) -> list[Table]:
+    total = max(total, 1)
+    rows = []
+    for row in (
+        (Text(left, style="bold"), Text(right)),
+        (ProgressBar(total=total, completed=done), Text(f"{done / total:.0%}")),
+    ):
+        # Two tables: the title's columns and the bar's have different widths.
+        table = Table.grid(expand=True, padding=(0, 2, 0, 0))
+        table.add_column(ratio=1)
+        table.add_column(justify="right")
+        table.add_row(*row)
+        rows.append(table)
+    return rows
 
 
 def _values(metrics: Mapping[str, float]) -> list[str]:

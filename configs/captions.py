@@ -1,0 +1,195 @@
+"""Image captions by SeqGAN.
+
+python train.py --config=configs/captions.py            rendered scenes, a small CNN
+python train.py --config=configs/captions.py:smoke      every phase in seconds
+python train.py --config=configs/captions.py:flickr8k --config.data.path=FOLDER
+python train.py --config=configs/captions.py:large --config.data.path=FOLDER
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config(variant: str = "default") -> ml_collections.ConfigDict:
+    """The configuration of a variant: default, smoke, flickr8k or large."""
+    config = ml_collections.ConfigDict()
+    config.task = "captions"
+    config.variant = variant
+    config.seed = 0
+    config.clip = 1.0
+
+    config.data = ml_collections.ConfigDict()
+    config.data.source = "scenes"
+    config.data.path = config_dict.placeholder(str)
+    config.data.seed = 0
+    config.data.image_size = 48
+    config.data.features = "none"
+    config.data.validation_size = 1000
+    config.data.test_size = 1000
+    config.data.max_unreadable_share = 0.01
+
+    config.codec = ml_collections.ConfigDict()
+    config.codec.kind = "word"
+    config.codec.lowercase = True
+    config.codec.max_size = 10_000
+    config.codec.min_count = 1
+    config.codec.max_length = 13
+
+    config.encoder = ml_collections.ConfigDict()
+    config.encoder.kind = "convolutional"
+    config.encoder.channels = (16, 32, 64)
+    config.encoder.size = 64
+    config.encoder.dropout = 0.0
+
+    config.generator = ml_collections.ConfigDict()
+    config.generator.embedding_size = 64
+    config.generator.hidden_size = 128
+    config.generator.num_layers = 3
+    config.generator.attention_size = 32
+    config.generator.output_size = 128
+    config.generator.noise_size = 16
+    config.generator.noise_slots = 8
+    config.generator.dropout = 0.0
+
+    config.discriminator = ml_collections.ConfigDict()
+    config.discriminator.embedding_size = 64
+    config.discriminator.hidden_size = 128
+    config.discriminator.num_layers = 3
+    config.discriminator.attention_size = 32
+    config.discriminator.feature_size = 128
+    config.discriminator.num_heads = 4
+    config.discriminator.head_size = 32
+    config.discriminator.dropout = 0.0
+
+    config.phases = ml_collections.ConfigDict()
+    config.phases.order = ("pretrain_generator", "pretrain_discriminator", "adversarial")
+    config.phases.pretrain_generator = phase(
+        steps=3000,
+        batch_size=32,
+        targets=4,
+        select="nll",
+        generator=generator_update(learning_rate=3e-3, warmup=200, decay=1.0, mle=1.0),
+    )
+    config.phases.pretrain_discriminator = phase(
+        steps=500,
+        select="discriminator_accuracy",
+        share_encoder=True,
+        discriminator=discriminator_update(learning_rate=1e-3, warmup=50),
+    )
+    config.phases.adversarial = phase(
+        steps=300,
+        select="quality_diversity",
+        generator=generator_update(learning_rate=1e-4, warmup=20, policy_gradient=1.0, mle=0.1),
+        discriminator=discriminator_update(learning_rate=3e-4),
+    )
+
+    config.logging = ml_collections.ConfigDict()
+    config.logging.every = 20
+    config.logging.checkpoint_every = 500
+
+    config.evaluation = ml_collections.ConfigDict()
+    config.evaluation.batch_size = 100
+    config.evaluation.validation_limit = 200
+    config.evaluation.num_samples = 5
+    config.evaluation.num_pictures = 12
+
+    if variant == "smoke":
+        _smoke(config)
+    elif variant == "flickr8k":
+        _flickr8k(config)
+    elif variant == "large":
+        _large(config)
+    elif variant != "default":
+        raise ValueError(f"no variant '{variant}'; choose from default, smoke, flickr8k, large")
+    return config
+
+
+def phase(**overrides) -> ml_collections.ConfigDict:
+    """A phase in which nothing is updated yet."""
+    config = ml_collections.ConfigDict()
+    config.steps = 0
+    config.batch_size = 64
+    config.targets = 1
+    config.evaluate_every = 100_000
+    config.select = "nll"
+    config.share_encoder = False
+    config.generator = generator_update(updates=0)
+    config.discriminator = discriminator_update(updates=0)
+    config.update(overrides)
+    return config
+
+
+def generator_update(**overrides) -> ml_collections.ConfigDict:
+    """An update of the generator."""
+    config = ml_collections.ConfigDict()
+    config.updates = 1
+    config.learning_rate = 1e-3
+    config.warmup = 0
+    config.decay = 0.0
+    config.mle = 0.0
+    config.policy_gradient = 0.0
+    config.entropy = 0.0
+    config.reward = "probability"
+    config.num_rollouts = 4
+    config.rollout_chunk = 4
+    config.rollout_decay = 0.8
+    config.baseline_decay = 0.9
+    config.update(overrides)
+    return config
+
+
+def discriminator_update(**overrides) -> ml_collections.ConfigDict:
+    """An update of the discriminator."""
+    config = ml_collections.ConfigDict()
+    config.updates = 1
+    config.learning_rate = 1e-3
+    config.warmup = 0
+    config.decay = 0.0
+    config.smoothing = 0.9
+    config.mismatch = 0.5
+    config.per_step = 0.0
+    config.update(overrides)
+    return config
+
+
+def _smoke(config):
+    """Every phase, one evaluation each, on networks too small to learn."""
+    config.data.validation_size = 64
+    config.data.test_size = 64
+    config.encoder.channels = (8, 8, 16)
+    config.encoder.size = 16
+    for network in (config.generator, config.discriminator):
+        network.embedding_size = 16
+        network.hidden_size = 16
+        network.attention_size = 8
+    config.generator.output_size = 16
+    config.generator.noise_size = 4
+    config.discriminator.feature_size = 16
+    config.discriminator.num_heads = 2
+    config.discriminator.head_size = 8
+    for name, steps in (
+        ("pretrain_generator", 30),
+        ("pretrain_discriminator", 10),
+        ("adversarial", 10),
+    ):
+        config.phases[name].steps = steps
+        config.phases[name].batch_size = 16
+    config.logging.every = 1
+    config.logging.checkpoint_every = 8
+    config.evaluation.batch_size = 16
+    config.evaluation.validation_limit = 32
+    config.evaluation.num_pictures = 4
+
+
+def _flickr8k(config):
+    """Photographs through EfficientNet-Lite0, for a data set of hundreds to thousands."""
+    config.data.source = "flickr8k"
+    config.data.features = "efficientnet_lite0"
+    config.data.image_size = 224
+    config.data.validation_size = 80
+    config.data.test_size = 80
+
+
+def _large(config):
+    """COCO on a GPU or TPU."""
+    config.data.source = "coco"

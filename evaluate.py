@@ -1,0 +1,40 @@
+"""Judges a trained model on held-out data: python evaluate.py --workdir=RUN --split=test"""
+
+from absl import app, flags
+
+from seqgan_jax import program
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
+SPLIT = flags.DEFINE_string("split", "test", "Which held-out data.")
+CHECKPOINT = flags.DEFINE_list(
+    "checkpoint", ["last"], "last, best or phases' names; several are shown side by side."
+)
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5, "Samples for each source.", lower_bound=1)
+NUM_NOISE = flags.DEFINE_integer(
+    "num_noise", 16, "Noise samples of the likelihood's bound.", lower_bound=1
+)
+LIMIT = flags.DEFINE_integer("limit", None, "Only so many sources.", lower_bound=2)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Sources at once.", lower_bound=2)
+SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal figures.")
+DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")
+
+
+def main(argv):
+    del argv
+    program.main(
+        lambda: program.evaluate(
+            WORKDIR.value,
+            split=SPLIT.value,
+            checkpoints=CHECKPOINT.value,
+            num_samples=NUM_SAMPLES.value,
+            num_noise=NUM_NOISE.value,
+            limit=LIMIT.value,
+            seed=SEED.value,
+            batch_size=BATCH_SIZE.value,
+        ),
+        debug=DEBUG.value,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

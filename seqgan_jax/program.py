@@ -1,0 +1,342 @@
+"""What the entry points do: train, generate, evaluate."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from seqgan_jax import tasks
+from seqgan_jax.core.sampling import Truncation
+from seqgan_jax.errors import UserError
+from seqgan_jax.evaluation import held_out
+from seqgan_jax.evaluation.report import Metric, table, write_evaluation
+from seqgan_jax.files import replace_file
+from seqgan_jax.models import build
+from seqgan_jax.reporting import pictures
+from seqgan_jax.reporting.metrics_log import read_metrics
+from seqgan_jax.reporting.progress import Progress
+from seqgan_jax.training import phases as schedule
+from seqgan_jax.training.checkpoint import Checkpoints, shapes
+from seqgan_jax.training.loop import Interrupted, Loop
+from seqgan_jax.training.state import TrainState
+from seqgan_jax.training.steps import Steps
+
+# What may differ between a run and its continuation.
+_MAY_CHANGE = ("logging.", "evaluation.")
+_MAY_CHANGE_IN_PHASES = ("steps", "evaluate_every")
+
+
+def main(function: Callable[[], None], *, debug: bool = False) -> None:
+    """Runs a program; a user's error becomes one line on standard error and exit status 2."""
+    try:
+        function()
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone: `| head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a second start is quick."""
+    from seqgan_jax.data.cache import cache_folder
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+class Run:
+    """A run's directory with all that its configuration says: data, networks, steps.
+
+    Args:
+      workdir: the directory.
+      config: the configuration of a new or a continued run; None to read the saved one.
+      progress: the display.
+
+    Raises:
+      UserError: if the directory can't be used, or holds a run of another configuration.
+    """
+
+    def __init__(self, workdir: Path, config: ml_collections.ConfigDict | None, progress: Progress):
+        self.workdir = workdir
+        self.progress = progress
+        self.config = _saved_config(workdir) if config is None else _claim(workdir, config)
+        self.phases = schedule.parse(self.config.phases)
+        self.task = tasks.load(self.config, workdir, progress)
+        self.steps = Steps(
+            build.generator(self.config, self.task.codec.vocabulary),
+            build.discriminator(self.config, self.task.codec.vocabulary),
+            self.task.codec.vocabulary,
+            self.task.length,
+            self.config.clip,
+        )
+        self.loop = Loop(self.config, workdir, self.task, self.steps, self.phases, progress)
+
+    def restore(self, which: str) -> TrainState:
+        """The state of a checkpoint: 'last', 'best' or a phase's name."""
+        checkpoints = Checkpoints(self.workdir, read_only=True)
+        step = checkpoints.find(which)
+        return checkpoints.restore(step, shapes(self.loop.initial_state()))
+
+
+def _saved_config(workdir: Path) -> ml_collections.ConfigDict:
+    path = workdir / "config.json"
+    try:
+        return ml_collections.ConfigDict(_tuples(json.loads(path.read_text())))
+    except FileNotFoundError as error:
+        raise UserError(f"--workdir={workdir}: no run here (no config.json); train one") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read ({error}); restore it or train anew") from error
+
+
+def _tuples(tree):
+    """JSON's lists as the tuples that they were."""
+    if isinstance(tree, dict):
+        return {key: _tuples(value) for key, value in tree.items()}
+    return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
+
+
+def _flat(config: ml_collections.ConfigDict) -> dict:
+    return dict(_leaves(config, ""))
+
+
+def _leaves(config, prefix):
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _may_change(name: str) -> bool:
+    return name.startswith(_MAY_CHANGE) or (
+        name.startswith("phases.") and name.rpartition(".")[2] in _MAY_CHANGE_IN_PHASES
+    )
+
+
+def _claim(workdir: Path, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Makes the directory the run's own, or checks that it is."""
+    path = workdir / "config.json"
+    if path.exists():
+        old, new = _flat(_saved_config(workdir)), _flat(config)
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name) and not _may_change(name):
+                raise UserError(
+                    f"--workdir={workdir}: holds a run with config.{name}={old.get(name)!r}, not "
+                    f"{new.get(name)!r}; name another directory"
+                )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with replace_file(path) as file:
+            file.write(json.dumps(config.to_dict(), indent=1).encode() + b"\n")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: can't be written to ({error.strerror}); name another directory"
+        ) from error
+    return config
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | None, *, quiet: bool = False) -> None:
+    """Trains a run to its end, from wherever it stands, and shows what it has learned."""
+    compilation_cache()
+    directory = Path(workdir or f"runs/{config.task}-{config.variant}")
+    # Rough costs of one update, relative to another: rollouts are what takes long.
+    work = [
+        phase.steps * (4.0 if phase.cycle > 1 else 1.0) for phase in schedule.parse(config.phases)
+    ]
+    with Progress(work=work, quiet=quiet) as progress:
+        run = Run(directory, config, progress)
+        if config.task == "captions" and config.data.source == "scenes":
+            progress.message(
+                "data: rendered scenes; the model will know coloured shapes only "
+                "(docs/captions.md says how to train on photographs)"
+            )
+        state = run.loop.run()
+        if int(state.phase_step) == 0:
+            progress.message("nothing to train: all phases have no steps")
+        figures, picture = run.loop.figures(state)
+        pictures.curves(read_metrics(directory), directory / "curves.png")
+        folder = directory / "samples" / "final"
+        run.task.illustrate(folder, "validation", *picture)
+        progress.finish()
+    if not quiet:
+        print(f"this run is finished; on {figures['nll'].n} held-out captions:")
+        print(table({"validation": figures}))
+        print("captions of images that it never saw:")
+        for text in picture.captions:
+            print(f"  {text}")
+        print(f"pictures: {folder / 'captions.png'}, {directory / 'curves.png'}")
+
+
+def generate(
+    workdir: str,
+    images: Sequence[str],
+    *,
+    num_samples: int,
+    seed: int,
+    truncation: Truncation,
+    beam_size: int,
+    prefix: str,
+    checkpoint: str,
+    output: str,
+) -> None:
+    """Writes captions of a user's own images, as lines of text or as JSON."""
+    _check_truncation(truncation)
+    for option, value in (("num_samples", num_samples), ("beam_size", beam_size + 1)):
+        if value < 1:
+            raise UserError(f"--{option}: must be positive")
+    compilation_cache()
+    with Progress(quiet=True) as progress:
+        run = Run(Path(workdir), None, progress)
+        names, batch = run.task.request(images)
+        state = run.restore(checkpoint)
+    forced = tuple(run.task.codec.encode(prefix)[:-1])
+    unknown = run.task.codec.encode("\0")[0]
+    if unknown in forced:
+        raise UserError(f"--prefix={prefix}: has a word that the model doesn't know; change it")
+    if len(forced) >= run.task.length:
+        raise UserError(f"--prefix: longer than the {run.task.length} tokens of a caption")
+    if beam_size:
+        samples = _beams(run, state, batch, beam_size, forced, seed)
+    else:
+        samples = list(
+            held_out.write(
+                run.steps,
+                state,
+                [batch],
+                seed=seed,
+                num_samples=num_samples,
+                truncation=truncation,
+                forced=forced,
+            )
+        )
+    rows = [
+        {
+            "image": name,
+            "captions": [
+                {
+                    "caption": run.task.decode(tokens),
+                    "log_prob": float(log_prob),
+                    "score": float(score),
+                }
+                for tokens, log_prob, score in zip(
+                    sample.tokens, sample.log_probs, sample.scores, strict=True
+                )
+            ],
+        }
+        for name, sample in zip(names, samples, strict=True)
+    ]
+    if output == "json":
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for row in rows:
+        print(row["image"])
+        for caption in row["captions"]:
+            print(
+                f"  {caption['caption']}  (log-probability {caption['log_prob']:.2f}, "
+                f"discriminator {caption['score']:.2f})"
+            )
+
+
+def _check_truncation(truncation: Truncation) -> None:
+    if not truncation.temperature > 0:
+        raise UserError("--temperature: must be above 0; use --beam_size=1 for the most probable")
+    if truncation.top_k < 0:
+        raise UserError("--top_k: must be 0 (all tokens) or more")
+    if not 0 < truncation.top_p <= 1:
+        raise UserError("--top_p: must be above 0 and at most 1")
+
+
+def _beams(run: Run, state: TrainState, batch: dict, width: int, forced, seed: int):
+    """The best sequences by beam search, in the form that sampling gives."""
+    found = jax.device_get(
+        run.steps.search_beams(
+            state.generator.params,
+            state.discriminator.params,
+            batch,
+            jax.random.key(seed),
+            width=width,
+            forced=forced,
+        )
+    )
+    beams, scores = found
+    return [
+        held_out.Sample(tokens, mask, log_probs, 1 / (1 + np.exp(-score)))
+        for tokens, mask, log_probs, score in zip(*beams, scores, strict=True)
+    ]
+
+
+def evaluate(
+    workdir: str,
+    *,
+    split: str,
+    checkpoints: Sequence[str],
+    num_samples: int,
+    num_noise: int,
+    limit: int | None,
+    seed: int,
+    batch_size: int,
+) -> None:
+    """Judges one checkpoint or several on held-out data; prints a table, writes JSON."""
+    compilation_cache()
+    directory = Path(workdir)
+    with Progress() as progress:
+        run = Run(directory, None, progress)
+        columns = {}
+        for which in checkpoints:
+            state = run.restore(which)
+            columns[which] = figures = _held_out_figures(
+                run, state, split, num_samples, num_noise, limit, seed, batch_size
+            )
+            name = "evaluation.json" if which == checkpoints[-1] else f"evaluation-{which}.json"
+            write_evaluation(
+                directory / name,
+                task=run.config.task,
+                split=split,
+                checkpoint=which,
+                seed=seed,
+                metrics=figures,
+            )
+        images = figures["images"].n
+        columns["references"] = run.task.reference_figures(split, images, num_samples)
+        text, single = run.task.single_caption(split, images)
+        columns["one caption for all"] = {"cider_d": single}
+    for column in columns.values():
+        column.pop("images", None)
+    print(table(columns))
+    print(f"one caption for all: {text}")
+    print(f"written: {directory / 'evaluation.json'}")
+
+
+def _held_out_figures(
+    run: Run, state, split, num_samples, num_noise, limit, seed, batch_size
+) -> dict[str, Metric]:
+    size = {"batch_size": batch_size, "limit": limit}
+    pairs = lambda: run.task.pairs(split, **size)
+    figures = {
+        "nll": held_out.likelihood(run.steps, state, pairs(), seed=seed, num_noise=num_noise),
+        "nll_shuffled": held_out.likelihood(
+            run.steps, state, pairs(), seed=seed, num_noise=num_noise, shuffled=True
+        ),
+    }
+    figures |= held_out.discrimination(run.steps, state, pairs(), seed=seed)
+    samples = list(
+        held_out.write(
+            run.steps, state, run.task.sources(split, **size), seed=seed, num_samples=num_samples
+        )
+    )
+    texts = [[run.task.decode(tokens) for tokens in sample.tokens] for sample in samples]
+    figures |= run.task.evaluate(split, texts)
+    figures["images"] = Metric(len(texts), None, len(texts), "images")
+    return figures

@@ -1,0 +1,290 @@
+"""Image captions: what the programs need to know of images and their texts."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from seqgan_jax.codecs.text import TextCodec
+from seqgan_jax.data import coco, features, flickr8k, images, pipeline, scenes
+from seqgan_jax.errors import UserError
+from seqgan_jax.evaluation import captions as metrics
+from seqgan_jax.evaluation import ngrams
+from seqgan_jax.evaluation.report import Metric
+from seqgan_jax.models import efficientnet
+from seqgan_jax.reporting import pictures
+
+SOURCES = {"scenes": scenes, "flickr8k": flickr8k, "coco": coco, "features": features}
+# Captions that the vocabulary of unlimited data is built from.
+_FIT = 5000
+
+
+class Captions:
+    """The task, bound to its data and its codec.
+
+    Attributes:
+      splits: held-out and training data by name, see `data.captions`.
+      codec: text <-> tokens.
+      length: T, tokens of a caption at most, the end token included.
+
+    Args:
+      config: the run's configuration.
+      workdir: the run's directory; the codec is read from it, or fitted and saved to it.
+      progress: shows one-off work, see `reporting.progress.Progress`.
+    """
+
+    name = "captions"
+
+    def __init__(self, config, workdir: Path, progress):
+        self._config = config
+        self._efficientnet = None
+        if config.data.source not in SOURCES:
+            raise UserError(
+                f"config.data.source: no source '{config.data.source}'; choose from "
+                f"{', '.join(SOURCES)}"
+            )
+        if config.data.source == "scenes":
+            self.splits = scenes.load(config.data)
+        else:
+            self.splits = SOURCES[config.data.source].load(
+                config.data, progress=progress.track, report=progress.message
+            )
+        train = self.splits["train"]
+        if train.unlimited:
+            texts = lambda: (text for i in range(_FIT) for text in train[i]["captions"])
+        else:
+            texts = lambda: (text for i in range(len(train)) for text in train[i]["captions"])
+        self._training_captions = texts
+        if config.data.features == "efficientnet_lite0":
+            self.splits = {
+                name: features.cached_features(
+                    split, self._features, "efficientnet_lite0-v1", progress.track
+                )
+                for name, split in self.splits.items()
+            }
+        folder = workdir / "codec"
+        if (folder / "codec.json").exists():
+            self.codec = TextCodec.load(folder)
+        else:
+            self.codec = TextCodec.fit(
+                texts(),
+                kind=config.codec.kind,
+                max_size=config.codec.max_size,
+                min_count=config.codec.min_count,
+                seed=config.seed,
+                lowercase=config.codec.lowercase,
+            )
+            self.codec.save(folder)
+        self.length = config.codec.max_length
+
+    def _features(self, batch: np.ndarray) -> np.ndarray:
+        if self._efficientnet is None:
+            self._efficientnet = efficientnet.load_pretrained()
+        return np.asarray(efficientnet.grid_features(self._efficientnet, batch))
+
+    # Data.
+
+    def training_batches(self, *, batch_size: int, seed: int, start: int) -> Iterator[dict]:
+        """Endless batches of this process's rows, from number `start` on."""
+        return pipeline.training_batches(
+            self.splits["train"],
+            self.codec,
+            length=self.length,
+            batch_size=batch_size,
+            seed=seed,
+            start=start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def pairs(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
+        """Held-out pairs in order."""
+        return pipeline.evaluation_batches(
+            self._split(split), self.codec, length=self.length, batch_size=batch_size, limit=limit
+        )
+
+    def sources(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
+        """Held-out images in order."""
+        return pipeline.source_batches(self._split(split), batch_size=batch_size, limit=limit)
+
+    def _split(self, name: str):
+        if name not in self.splits:
+            raise UserError(f"--split={name}: no such split; choose from {', '.join(self.splits)}")
+        return self.splits[name]
+
+    def request(self, paths: Sequence[str]) -> tuple[list[str], dict]:
+        """A user's own images, or folders of them, as names and one batch of sources.
+
+        Raises:
+          UserError: for an image that is missing or unreadable, an empty folder, or a model of
+            precomputed features, which can't look at an image.
+        """
+        if self._config.data.source == "features":
+            raise UserError(
+                "--image: this model was trained on precomputed features and can't read images; "
+                "use --split to caption the data set's own"
+            )
+        files = []
+        for path in map(Path, paths):
+            if path.is_dir():
+                inside = sorted(p for p in path.iterdir() if p.suffix.lower() in images.SUFFIXES)
+                if not inside:
+                    raise UserError(f"{path}: no images in this folder; name another")
+                files.extend(inside)
+            else:
+                files.append(path)
+        size = self._config.data.image_size
+        source = np.stack([images.read_image(path, size) for path in files])
+        if self._config.data.features == "efficientnet_lite0":
+            source = self._features(source)
+        batch = {
+            "source": source,
+            "source_mask": None,
+            "example_id": np.arange(len(files), dtype=np.int32),
+            "weight": np.ones(len(files), np.float32),
+        }
+        return [str(path) for path in files], batch
+
+    # Figures.
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """Tokens [T] -> text."""
+        return self.codec.decode(tokens)
+
+    def references(self, split: str, count: int) -> list[tuple[str, ...]]:
+        """The true captions of the first images of a split."""
+        source = self._split(split)
+        return [source[i]["captions"] for i in range(count)]
+
+    def evaluate(
+        self, split: str, samples: Sequence[Sequence[str]], *, thorough: bool = True
+    ) -> dict[str, Metric]:
+        """Figures of captions written for the first images of a split.
+
+        Args:
+          split: which.
+          samples: captions of each image, equally many.
+          thorough: also the figures that take long, or need the training set.
+
+        Returns:
+          Metrics; `quality_diversity` is the task's measure by which checkpoints are chosen: the
+          share of true captions (scenes) or CIDEr-D (other data), times the mean number of
+          distinct captions an image in relation to the references', at most 1.
+        """
+        references = self.references(split, len(samples))
+        count = len(samples[0])
+        figures = {}
+        if self._config.data.source == "scenes":
+            source = self._split(split)
+            truth = [
+                [scenes.is_true(caption, source.scene(i)) for caption in captions]
+                for i, captions in enumerate(samples)
+            ]
+            # Samples of one image are no independent evidence: the mean of each counts once.
+            figures["true_captions"] = Metric.mean([np.mean(t) for t in truth], "share")
+        if thorough or "true_captions" not in figures:
+            texts = [list(texts) for texts in references]
+            figures |= metrics.caption_metrics([captions[0] for captions in samples], texts)
+        if count > 1:
+            figures |= metrics.diversity(samples)
+            figures["quality_diversity"] = self._quality_diversity(figures, references, count)
+        words = [metrics.normalise(text) for captions in samples for text in captions]
+        figures["vocabulary_used"] = ngrams.vocabulary_used(
+            words, max(1, self.codec.vocabulary.size - 4)
+        )
+        if thorough:
+            flat = [text for captions in samples for text in captions]
+            figures["novel_captions"] = metrics.novel_captions(flat, self._training_captions())
+        return figures
+
+    def _quality_diversity(self, figures, references, count) -> Metric:
+        quality = figures.get("true_captions") or figures["cider_d"]
+        comparable = [texts[:count] for texts in references if len(texts) >= count]
+        share = 1.0
+        if comparable:
+            theirs = metrics.diversity(comparable)["distinct_captions"].value
+            share = min(1.0, figures["distinct_captions"].value / theirs)
+        error = quality.stderr and quality.stderr * share
+        return Metric(quality.value * share, error, quality.n, "quality x distinct ratio")
+
+    def reference_figures(self, split: str, limit: int, num_samples: int) -> dict[str, Metric]:
+        """The same figures of the true captions: what a perfect model would reach.
+
+        The first caption of an image is the candidate and the others are the references, so the
+        figures of likeness are of one reference fewer than the model's.
+        """
+        references = self.references(split, limit)
+        references = [texts for texts in references if len(texts) > 1]
+        figures = metrics.caption_metrics(
+            [texts[0] for texts in references], [list(texts[1:]) for texts in references]
+        )
+        count = min(num_samples, min(len(texts) for texts in references))
+        if count > 1:
+            figures |= metrics.diversity([texts[:count] for texts in references])
+        return figures
+
+    def single_caption(self, split: str, limit: int) -> tuple[str, Metric]:
+        """The training caption that does best when given to every image, and its CIDEr-D."""
+        references = [list(texts) for texts in self.references(split, limit)]
+        return metrics.best_single_caption(list(self._training_captions()), references)
+
+    # Pictures.
+
+    def illustrate(
+        self,
+        folder: Path,
+        split: str,
+        captions: Sequence[str],
+        scores: Sequence[float],
+        tokens: np.ndarray,
+        attention: np.ndarray | None,
+    ) -> dict[str, np.ndarray]:
+        """Draws the first images with their captions, and where the first one's words looked.
+
+        Args:
+          folder: where `captions.png`, `captions.json` and `attention.png` go.
+          split: whose images.
+          captions: one for each of the first images.
+          scores: the discriminator's, for each.
+          tokens: of the first caption, [T].
+          attention: of the first caption, [T, S], or None.
+
+        Returns:
+          The pictures by name, uint8 [H, W, 3].
+        """
+        source = self._split(split)
+        count = len(captions)
+        shown = [source.image(i) for i in range(count)]
+        references = [source[i]["captions"][0] for i in range(count)]
+        verdicts = None
+        if self._config.data.source == "scenes":
+            verdicts = [scenes.is_true(text, source.scene(i)) for i, text in enumerate(captions)]
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn = {
+            "captions": pictures.caption_sheet(
+                shown,
+                captions,
+                folder / "captions.png",
+                references=references,
+                scores=scores,
+                verdicts=verdicts,
+            )
+        }
+        side = 0 if attention is None else round(attention.shape[1] ** 0.5)
+        ids = [int(i) for i in tokens if i not in (0, 1)]
+        if attention is not None and side * side == attention.shape[1] and ids:
+            drawn["attention"] = pictures.attention_sheet(
+                shown[0],
+                [self.codec.tokens[i] for i in ids],
+                attention[: len(ids)],
+                (side, side),
+                folder / "attention.png",
+            )
+        rows = [
+            {"image": source.name(i), "caption": captions[i], "score": round(float(scores[i]), 6)}
+            for i in range(count)
+        ]
+        (folder / "captions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False))
+        return drawn

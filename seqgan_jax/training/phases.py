@@ -1,0 +1,161 @@
+"""The schedule of a run: phases, each a cycle of updates of one network or of both in turn."""
+
+import dataclasses
+import math
+
+import chex
+import jax.numpy as jnp
+import ml_collections
+
+from seqgan_jax.core.rewards import REWARDS
+from seqgan_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """What updates of both networks have in common.
+
+    Attributes:
+      updates: how many of them in one cycle of the phase.
+      learning_rate: its value after the warm-up.
+      warmup: over how many steps of the phase it rises from 0.
+      decay: share of the learning rate that has gone by the phase's end, along a half cosine.
+    """
+
+    updates: int
+    learning_rate: float
+    warmup: int
+    decay: float
+
+    def rate(self, phase_step: chex.Array, phase_steps: int) -> chex.Array:
+        """The learning rate at a step of the phase."""
+        warm = jnp.minimum(1.0, (phase_step + 1) / max(self.warmup, 1))
+        done = jnp.minimum(1.0, phase_step / max(phase_steps, 1))
+        return self.learning_rate * warm * (1 - self.decay * 0.5 * (1 - jnp.cos(math.pi * done)))
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorUpdate(Update):
+    """One update of the generator.
+
+    Attributes:
+      mle: weight of the maximum-likelihood loss on real targets.
+      policy_gradient: weight of the policy-gradient loss on sampled sequences.
+      entropy: weight of the entropy bonus on sampled sequences.
+      reward: a name in `core.rewards.REWARDS`.
+      num_rollouts: N, completions of each prefix.
+      rollout_chunk: how many prefixes complete together; bounds memory.
+      rollout_decay: how much of the rollout policy stays at an update.
+      baseline_decay: how much of the baseline stays at an update.
+    """
+
+    mle: float = 0.0
+    policy_gradient: float = 0.0
+    entropy: float = 0.0
+    reward: str = "probability"
+    num_rollouts: int = 4
+    rollout_chunk: int = 4
+    rollout_decay: float = 0.8
+    baseline_decay: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorUpdate(Update):
+    """One update of the discriminator.
+
+    Attributes:
+      smoothing: the label of real pairs.
+      mismatch: weight of real sequences with another example's source, as negatives.
+      per_step: weight of the loss on every prefix; the rest is on whole sequences.
+    """
+
+    smoothing: float = 0.9
+    mismatch: float = 0.0
+    per_step: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase; hashable, so that a step is compiled once for each.
+
+    Attributes:
+      name: its name in the configuration.
+      steps: its length in updates.
+      batch_size: sources of a batch over all processes.
+      targets: real sequences for each source; more than one only where nothing but the maximum
+        likelihood is trained.
+      evaluate_every: updates between evaluations on validation data.
+      select: the validation metric by which the phase's best checkpoint is chosen.
+      share_encoder: whether the discriminator's source encoder starts as the generator's.
+      generator: its updates, or None where the generator stays as it is.
+      discriminator: its updates, or None.
+    """
+
+    name: str
+    steps: int
+    batch_size: int
+    targets: int
+    evaluate_every: int
+    select: str
+    share_encoder: bool
+    generator: GeneratorUpdate | None
+    discriminator: DiscriminatorUpdate | None
+
+    @property
+    def cycle(self) -> int:
+        """Updates in a cycle: the generator's turns, then the discriminator's."""
+        return sum(u.updates for u in (self.generator, self.discriminator) if u)
+
+    def network(self, phase_step: int) -> str:
+        """Which network step `phase_step` updates."""
+        ours = self.generator.updates if self.generator else 0
+        return "generator" if phase_step % self.cycle < ours else "discriminator"
+
+
+def _update(kind: type, options: ml_collections.ConfigDict, where: str) -> Update | None:
+    update = kind(**options)
+    if update.updates < 0:
+        raise UserError(f"{where}.updates: {update.updates} is negative; set 0 or more")
+    return update if update.updates else None
+
+
+def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
+    """The phases of `config.phases`, in their order.
+
+    Raises:
+      UserError: where a phase is named that does not exist, or makes no sense.
+    """
+    phases = []
+    for name in config.order:
+        where = f"config.phases.{name}"
+        if name == "order" or name not in config:
+            known = ", ".join(key for key in config if key != "order")
+            raise UserError(f"config.phases.order: no phase '{name}'; choose from {known}")
+        options = config[name].to_dict()
+        phase = Phase(
+            name,
+            generator=_update(GeneratorUpdate, options.pop("generator"), f"{where}.generator"),
+            discriminator=_update(
+                DiscriminatorUpdate, options.pop("discriminator"), f"{where}.discriminator"
+            ),
+            **options,
+        )
+        if not phase.generator and not phase.discriminator:
+            raise UserError(f"{where}: neither network is updated; give one of them updates")
+        if phase.generator and phase.generator.reward not in REWARDS:
+            raise UserError(
+                f"{where}.generator.reward: no reward '{phase.generator.reward}'; choose from "
+                f"{', '.join(REWARDS)}"
+            )
+        alone = not phase.discriminator and not phase.generator.policy_gradient
+        if phase.targets > 1 and not alone:
+            raise UserError(
+                f"{where}.targets: more than 1 needs a phase of maximum likelihood alone; set 1"
+            )
+        for option in ("batch_size", "targets", "evaluate_every"):
+            if getattr(phase, option) < 1:
+                raise UserError(f"{where}.{option}: must be 1 or more")
+        if phase.steps < 0:
+            raise UserError(f"{where}.steps: {phase.steps} is negative; set 0 or more")
+        phases.append(phase)
+    return tuple(phases)

@@ -1,0 +1,538 @@
+"""The one training step, and the compiled functions of evaluation, over both networks.
+
+`Steps` binds two networks to these functions; apart from that they are pure: a state and a batch
+in, a state and metrics out. Shapes: B batch, T target length, V vocabulary, Z noise, R samples of
+one source.
+"""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from seqgan_jax.codecs.vocabulary import Vocabulary
+from seqgan_jax.core import beam, losses, rewards, rollout, sampling
+from seqgan_jax.models.interface import Discriminator, Generator
+from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
+from seqgan_jax.training.state import Network, TrainState, copy
+
+# What a step's random numbers are for: each purpose folds its number into the step's key.
+SAMPLE, NOISE, ROLLOUT, DROPOUT = range(4)
+
+
+class Written(NamedTuple):
+    """Sequences that the generator wrote, R for each source.
+
+    Attributes:
+      tokens: [B, R, T] int32.
+      mask: [B, R, T].
+      log_probs: of each token given z, in nats, [B, R, T].
+      scores: the discriminator's logit of each sequence, [B, R].
+    """
+
+    tokens: chex.Array
+    mask: chex.Array
+    log_probs: chex.Array
+    scores: chex.Array
+
+
+class Steps:
+    """Compiled steps for a pair of networks.
+
+    Args:
+      generator: see `models.interface`.
+      discriminator: see `models.interface`.
+      vocabulary: the codec's.
+      length: T.
+      clip: largest global norm of a gradient.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        vocabulary: Vocabulary,
+        length: int,
+        clip: float,
+    ):
+        self.generator = generator
+        self.discriminator = discriminator
+        self.vocabulary = vocabulary
+        self.length = length
+        self.optimizer = optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam())
+        self.train_step = jax.jit(
+            self._train_step, static_argnames=("phase", "network"), donate_argnums=0
+        )
+        self.write = jax.jit(self._write, static_argnames=("num_samples", "truncation", "forced"))
+        self.likelihood = jax.jit(self._likelihood, static_argnames="num_noise")
+        self.judge = jax.jit(self._judge)
+        self.attention = jax.jit(self._attention)
+        self.search_beams = jax.jit(self._search_beams, static_argnames=("width", "forced"))
+
+    # Networks as functions of their parameters.
+
+    def _call(self, network, params, method, *args, **kwargs):
+        return network.apply({"params": params}, *args, method=method, **kwargs)
+
+    def _noise(self, key, example_id, sample_index) -> chex.Array:
+        """z ~ N(0, I), [B, Z], a function of the example and the sample alone."""
+
+        def row(example, sample):
+            row_key = jax.random.fold_in(jax.random.fold_in(key, example), sample)
+            return jax.random.normal(row_key, (self.generator.noise_size,))
+
+        return jax.vmap(row)(example_id, sample_index)
+
+    def _inputs(self, target) -> chex.Array:
+        """The start token and all targets but the last."""
+        return jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=self.vocabulary.bos)
+
+    def _special(self) -> dict[str, int | None]:
+        return {"eos": self.vocabulary.eos, "pad": self.vocabulary.pad}
+
+    def _never(self) -> tuple[int, ...]:
+        """Tokens that are no output: padding and the start token, unless the start is also data."""
+        pad = self.vocabulary.pad
+        return () if pad is None else (pad, self.vocabulary.bos)
+
+    def init(self, seed: int, batch: dict[str, Any]) -> TrainState:
+        """A new state; the batch gives the shapes."""
+        key = jax.random.key(seed)
+        z = jnp.zeros((len(batch["target"]), self.generator.noise_size))
+        source, source_mask, target = batch["source"], batch["source_mask"], batch["target"]
+
+        def initialise(key):
+            ours, theirs = jax.random.split(key)
+            generator = self.generator.init(ours, source, source_mask, z, target)["params"]
+            discriminator = self.discriminator.init(
+                theirs, source, source_mask, target, batch["mask"]
+            )["params"]
+            return generator, discriminator
+
+        generator, discriminator = jax.jit(initialise)(jax.random.fold_in(key, 0))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            phase=jnp.zeros((), jnp.int32),
+            phase_step=jnp.zeros((), jnp.int32),
+            key=jax.random.key_data(jax.random.fold_in(key, 1)),
+            generator=Network(generator, self.optimizer.init(generator)),
+            discriminator=Network(discriminator, self.optimizer.init(discriminator)),
+            rollout=copy(generator),
+            baseline=jnp.zeros((self.length,)),
+        )
+
+    def begin_phase(self, state: TrainState, index: int, phase: Phase) -> TrainState:
+        """The state at a phase's start: fresh optimisers, baseline and rollout policy."""
+        params = copy(state.discriminator.params)
+        if phase.share_encoder and "encoder" in params:
+            params["encoder"] = copy(state.generator.params["encoder"])
+        return state.replace(
+            phase=jnp.asarray(index, jnp.int32),
+            phase_step=jnp.zeros((), jnp.int32),
+            generator=Network(state.generator.params, self.optimizer.init(state.generator.params)),
+            discriminator=Network(params, self.optimizer.init(params)),
+            rollout=copy(state.generator.params),
+            baseline=jnp.zeros((self.length,)),
+        )
+
+    # Training.
+
+    def _train_step(
+        self, state: TrainState, batch: dict[str, Any], *, phase: Phase, network: str
+    ) -> tuple[TrainState, dict[str, chex.Array]]:
+        """One update of one network.
+
+        Args:
+          state: donated.
+          batch: B rows, see `data.pipeline`.
+          phase: the phase; static.
+          network: which network this step of it updates, 'generator' or 'discriminator'; static.
+
+        Returns:
+          The new state and scalar metrics.
+        """
+        update = phase.generator if network == "generator" else phase.discriminator
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        rate = update.rate(state.phase_step, phase.steps)
+        if network == "generator":
+            state, metrics = self._update_generator(state, batch, key, update, rate)
+        else:
+            state, metrics = self._update_discriminator(state, batch, key, update, rate)
+        return state.replace(step=state.step + 1, phase_step=state.phase_step + 1), {
+            f"{network}/{name}": value for name, value in metrics.items()
+        }
+
+    def _apply(self, network: Network, grads, rate) -> tuple[Network, chex.Array]:
+        updates, optimizer = self.optimizer.update(grads, network.optimizer, network.params)
+        params = jax.tree.map(lambda p, u: p - rate * u, network.params, updates)
+        return Network(params, optimizer), optax.global_norm(grads)
+
+    def _update_generator(self, state, batch, key, update: GeneratorUpdate, rate):
+        metrics = {}
+        sample = None
+        if update.policy_gradient:
+            z, sample, values = self._search(state, batch, key, update)
+            advantages = values - state.baseline
+            metrics["reward"] = losses.weighted_mean(values, sample.mask * batch["weight"][:, None])
+            state = state.replace(
+                baseline=rewards.update_baseline(
+                    state.baseline,
+                    values,
+                    sample.mask * batch["weight"][:, None],
+                    update.baseline_decay,
+                )
+            )
+
+        def loss_of(params):
+            terms = {}
+            if update.mle:
+                terms["mle"] = update.mle * self._mle(params, batch, key)
+            if update.policy_gradient:
+                logits = self._logits(params, batch, z, sample.tokens)
+                weight = batch["weight"][:, None]
+                log_probs = jax.vmap(losses.token_log_probs)(logits, sample.tokens)
+                tokens = jnp.maximum((sample.mask * weight).sum(), 1.0)
+                surrogate = jax.vmap(losses.policy_gradient)(
+                    log_probs, advantages, sample.mask * weight
+                )
+                terms["policy_gradient"] = update.policy_gradient * surrogate.sum() / tokens
+                entropy = jax.vmap(losses.entropy)(logits, sample.mask * weight).sum() / tokens
+                terms["entropy"] = -update.entropy * entropy
+                metrics["sample_entropy"] = entropy
+            return sum(terms.values()), (terms, metrics)
+
+        (loss, (terms, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            state.generator.params
+        )
+        generator, norm = self._apply(state.generator, grads, rate)
+        state = state.replace(generator=generator)
+        if update.policy_gradient:
+            slow = lambda old, new: update.rollout_decay * old + (1 - update.rollout_decay) * new
+            state = state.replace(rollout=jax.tree.map(slow, state.rollout, generator.params))
+        return state, {
+            **metrics,
+            **{f"loss_{name}": term for name, term in terms.items()},
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+        }
+
+    def _mle(self, params, batch, key) -> chex.Array:
+        """Mean negative log-likelihood per token with dropout, one z a target."""
+        target = batch["target"]
+        each = len(target) // len(batch["example_id"])
+        noise = self._noise(
+            jax.random.fold_in(key, NOISE),
+            jnp.repeat(batch["example_id"], each),
+            jnp.arange(len(target)),
+        )
+        logits = self.generator.apply(
+            {"params": params},
+            batch["source"],
+            batch["source_mask"],
+            noise,
+            self._inputs(target),
+            train=True,
+            rngs={"dropout": jax.random.fold_in(key, DROPOUT)},
+        )
+        mask = batch["mask"] * jnp.repeat(batch["weight"], each)[:, None]
+        nll = jax.vmap(losses.negative_log_likelihood)(logits, target, mask)
+        return nll.sum() / jnp.maximum(mask.sum(), 1.0)
+
+    def _logits(self, params, batch, z, tokens) -> chex.Array:
+        """Logits [B, T, V] of given sequences under given noise, without dropout."""
+        return self.generator.apply(
+            {"params": params}, batch["source"], batch["source_mask"], z, self._inputs(tokens)
+        )
+
+    def _search(self, state: TrainState, batch, key, update: GeneratorUpdate):
+        """Samples one sequence a source and estimates the action value of each of its tokens."""
+        rows = jnp.arange(len(batch["example_id"]))
+        identity = (batch["example_id"], rows)
+        z = self._noise(jax.random.fold_in(key, NOISE), *identity)
+        draws = sampling.uniforms(jax.random.fold_in(key, SAMPLE), *identity, self.length)
+        source = batch["source"], batch["source_mask"]
+        ours, theirs = self.generator, self.discriminator
+        params, slow, judge_params = (
+            state.generator.params,
+            state.rollout,
+            state.discriminator.params,
+        )
+        memory = self._call(ours, params, "encode", *source, train=False)
+        slow_memory = self._call(ours, slow, "encode", *source, train=False)
+        judge_memory = self._call(theirs, judge_params, "encode", *source, train=False)
+
+        def policy(policy_state, token):
+            return self._call(ours, slow, "step", slow_memory, policy_state, token)
+
+        def judge(judge_state, token):
+            return self._call(theirs, judge_params, "step", judge_memory, judge_state, token)
+
+        def step(states, token):
+            own, policy_state = states
+            own, logits = self._call(ours, params, "step", memory, own, token)
+            policy_state, _ = policy(policy_state, token)
+            return (own, policy_state), self._allowed(logits), policy_state
+
+        def observe(judge_state, token):
+            judge_state, feature = judge(judge_state, token)
+            return judge_state, (judge_state, feature)
+
+        start = tuple(
+            self._call(ours, p, "initial_state", m, z, self.length)
+            for p, m in ((params, memory), (slow, slow_memory))
+        )
+        sample = sampling.sample(
+            step,
+            start,
+            draws,
+            bos=self.vocabulary.bos,
+            **self._special(),
+            observe=observe,
+            observer=self._call(theirs, judge_params, "initial_state", judge_memory, len(rows)),
+        )
+        policy_states, (judge_states, features) = sample.extras
+        values = rollout.action_values(
+            lambda policy_state, token: self._then_allowed(policy(policy_state, token)),
+            judge,
+            lambda features, mask: rewards.REWARDS[update.reward](
+                self._call(theirs, judge_params, "readout", features, mask)
+            ),
+            tokens=sample.tokens,
+            mask=sample.mask,
+            policy_states=policy_states,
+            judge_states=judge_states,
+            features=jnp.swapaxes(features, 0, 1),
+            key=jax.random.fold_in(key, ROLLOUT),
+            example_id=batch["example_id"],
+            num_rollouts=update.num_rollouts,
+            chunk=update.rollout_chunk,
+            **self._special(),
+        )
+        return z, sample, values
+
+    def _allowed(self, logits):
+        """Padding and start tokens are never written."""
+        never = self._never()
+        return logits.at[:, jnp.array(never)].set(-jnp.inf) if never else logits
+
+    def _then_allowed(self, state_and_logits):
+        state, logits = state_and_logits
+        return state, self._allowed(logits)
+
+    def _update_discriminator(self, state, batch, key, update: DiscriminatorUpdate, rate):
+        fake = self._sample(
+            state.generator.params,
+            batch,
+            key,
+            jnp.arange(len(batch["example_id"])),
+            sampling.Truncation(),
+            (),
+        )
+        # Lanes of one source: its real sequence, a generated one, another example's real one.
+        tokens = [batch["target"], fake.tokens]
+        masks = [batch["mask"], fake.mask]
+        labels = [update.smoothing, 0.0]
+        weights = [1.0, 1.0]
+        if update.mismatch:
+            tokens.append(jnp.roll(batch["target"], 1, axis=0))
+            masks.append(jnp.roll(batch["mask"], 1, axis=0))
+            labels.append(0.0)
+            weights.append(update.mismatch)
+        tokens, mask = jnp.stack(tokens, 1), jnp.stack(masks, 1)
+        labels, weights = jnp.array(labels), jnp.array(weights)
+        lanes = (-1, self.length)
+        weights = weights / weights.sum() * batch["weight"][:, None]
+
+        def loss_of(params):
+            logits = self._judge_lanes(
+                params, batch, tokens.reshape(lanes), mask.reshape(lanes), key
+            ).reshape(mask.shape)
+            last = jnp.arange(self.length) == mask.sum(-1, keepdims=True) - 1
+            final = (logits * last).sum(-1)
+            element = losses.binary_cross_entropy(logits, labels[:, None])
+            whole = losses.weighted_mean((element * last).sum(-1), weights)
+            steps = losses.weighted_mean(element, mask * weights[:, :, None])
+            loss = (1 - update.per_step) * whole + update.per_step * steps
+            return loss, final
+
+        (loss, final), grads = jax.value_and_grad(loss_of, has_aux=True)(state.discriminator.params)
+        discriminator, norm = self._apply(state.discriminator, grads, rate)
+        weight = batch["weight"]
+        metrics = {
+            "loss": loss,
+            "accuracy_real": losses.weighted_mean(final[:, 0] > 0, weight),
+            "accuracy_generated": losses.weighted_mean(final[:, 1] < 0, weight),
+            "gradient_norm": norm,
+            "learning_rate": rate,
+        }
+        if update.mismatch:
+            metrics["accuracy_mismatched"] = losses.weighted_mean(final[:, 2] < 0, weight)
+        return state.replace(discriminator=discriminator), metrics
+
+    def _judge_lanes(self, params, batch, tokens, mask, key):
+        """The logit of every prefix of R sequences a source, [B R, T], with dropout."""
+
+        def forward(module, source, source_mask, tokens, mask):
+            memory = module.encode(source, source_mask, train=True)
+            return module.score(memory, tokens, mask, train=True)
+
+        return self.discriminator.apply(
+            {"params": params},
+            batch["source"],
+            batch["source_mask"],
+            tokens,
+            mask,
+            method=forward,
+            rngs={"dropout": jax.random.fold_in(key, DROPOUT)},
+        )
+
+    # Writing and judging.
+
+    def _sample(self, params, batch, key, sample_index, truncation, forced):
+        """One sequence a row; rows may be several samples of one source, source-major."""
+        sources = len(batch["example_id"])
+        example = jnp.repeat(batch["example_id"], len(sample_index) // sources)
+        z = self._noise(jax.random.fold_in(key, NOISE), example, sample_index)
+        draws = sampling.uniforms(
+            jax.random.fold_in(key, SAMPLE), example, sample_index, self.length
+        )
+        memory = self._call(
+            self.generator, params, "encode", batch["source"], batch["source_mask"], train=False
+        )
+        start = self._call(self.generator, params, "initial_state", memory, z, self.length)
+
+        def step(state, token):
+            state, logits = self._call(self.generator, params, "step", memory, state, token)
+            return state, self._allowed(logits), None
+
+        return sampling.sample(
+            step,
+            start,
+            draws,
+            bos=self.vocabulary.bos,
+            **self._special(),
+            truncation=truncation,
+            forced=forced,
+        )
+
+    def _write(
+        self,
+        generator: Any,
+        discriminator: Any,
+        batch: dict[str, Any],
+        key: chex.Array,
+        *,
+        num_samples: int,
+        truncation: sampling.Truncation = sampling.Truncation(),  # noqa: B008
+        forced: tuple[int, ...] = (),
+    ) -> Written:
+        """Samples `num_samples` sequences for each source and scores them.
+
+        Args:
+          generator: parameters.
+          discriminator: parameters.
+          batch: sources, [B, ...].
+          key: with equal keys an example's sequences are equal, whatever the batch.
+          num_samples: R.
+          truncation: temperature and the like.
+          forced: the first tokens of every sequence.
+        """
+        sources = len(batch["example_id"])
+        index = jnp.tile(jnp.arange(num_samples), sources)
+        sample = self._sample(generator, batch, key, index, truncation, forced)
+        shape = (sources, num_samples, self.length)
+        scores = self._judge(discriminator, batch, sample.tokens, sample.mask)
+        return Written(
+            sample.tokens.reshape(shape),
+            sample.mask.reshape(shape),
+            sample.log_probs.reshape(shape),
+            scores.reshape(shape[:2]),
+        )
+
+    def _search_beams(
+        self,
+        generator: Any,
+        discriminator: Any,
+        batch: dict[str, Any],
+        key: chex.Array,
+        *,
+        width: int,
+        forced: tuple[int, ...] = (),
+    ) -> tuple[beam.Beams, chex.Array]:
+        """The `width` best sequences of each source under one z, and their logits, [B, W]."""
+        sources = len(batch["example_id"])
+        index = jnp.zeros_like(batch["example_id"])
+        z = self._noise(jax.random.fold_in(key, NOISE), batch["example_id"], index)
+        memory = self._call(
+            self.generator, generator, "encode", batch["source"], batch["source_mask"], train=False
+        )
+        start = self._call(
+            self.generator, generator, "initial_state", memory, jnp.repeat(z, width, 0), self.length
+        )
+        found = beam.search(
+            lambda state, token: self._call(
+                self.generator, generator, "step", memory, state, token
+            ),
+            start,
+            batch=sources,
+            width=width,
+            length=self.length,
+            bos=self.vocabulary.bos,
+            **self._special(),
+            banned=self._never(),
+            forced=forced,
+        )
+        lanes = (sources * width, self.length)
+        scores = self._judge(
+            discriminator, batch, found.tokens.reshape(lanes), found.mask.reshape(lanes)
+        )
+        return found, scores.reshape(sources, width)
+
+    def _judge(self, params, batch, tokens, mask) -> chex.Array:
+        """The discriminator's logits of R sequences a source: [B R, T] -> [B R]."""
+        memory = self._call(
+            self.discriminator, params, "encode", batch["source"], batch["source_mask"], train=False
+        )
+        return self._call(self.discriminator, params, "sequence_score", memory, tokens, mask)
+
+    def _likelihood(
+        self, params: Any, batch: dict[str, Any], key: chex.Array, *, num_noise: int
+    ) -> chex.Array:
+        """-log (1/K) sum_k G(target | z_k), z_k ~ N(0, I), in nats for each sequence, [B].
+
+        An upper bound of -log E_z G(target | z) in expectation (Burda et al., 2016, with the prior
+        as proposal), tighter with more noise samples; exact for Z = 0.
+        """
+        rows = jnp.arange(len(batch["example_id"]))
+        num_noise = num_noise if self.generator.noise_size else 1
+
+        def one(k):
+            z = self._noise(key, batch["example_id"], rows * num_noise + k)
+            logits = self._logits(params, batch, z, batch["target"])
+            return -jax.vmap(losses.negative_log_likelihood)(logits, batch["target"], batch["mask"])
+
+        log_probs = jax.lax.map(one, jnp.arange(num_noise))
+        return -jax.nn.logsumexp(log_probs, axis=0) + jnp.log(num_noise)
+
+    def _attention(
+        self, params: Any, batch: dict[str, Any], key: chex.Array, tokens: chex.Array
+    ) -> chex.Array | None:
+        """Where the first sample of each source, [B, T], looked at each token, [B, T, S].
+
+        None where the generator keeps no attention.
+        """
+        index = jnp.zeros_like(batch["example_id"])
+        z = self._noise(jax.random.fold_in(key, NOISE), batch["example_id"], index)
+        _, kept = self.generator.apply(
+            {"params": params},
+            batch["source"],
+            batch["source_mask"],
+            z,
+            self._inputs(tokens),
+            mutable=["intermediates"],
+        )
+        weights = kept.get("intermediates", {}).get("attention")
+        return None if weights is None else weights[0].reshape(*tokens.shape, -1)

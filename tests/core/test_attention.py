@@ -1,0 +1,167 @@
+"""Attention against NumPy loops over every lane, head and position."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqgan_jax.core import attention
+
+B, R, S, T = 3, 2, 4, 5
+H, F, A, U, K, D = 3, 4, 5, 3, 2, 4
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def additive_loop(weights, query, memory, mask):
+    """One query for each memory; zeros where the mask admits nothing."""
+    w_q, w_k, v = (np.asarray(x, np.float64) for x in weights)
+    contexts, attentions = np.zeros((len(query), F)), np.zeros((len(query), S))
+    for b in range(len(query)):
+        seen = [s for s in range(S) if mask[b, s]]
+        if not seen:
+            continue
+        scores = np.array([v @ np.tanh(query[b] @ w_q + memory[b, s] @ w_k) for s in seen])
+        for s, weight in zip(seen, softmax(scores), strict=True):
+            attentions[b, s] = weight
+            contexts[b] += weight * memory[b, s]
+    return contexts, attentions
+
+
+def multi_head_loop(weights, query, memory, mask):
+    w_q, w_k, w_v = (np.asarray(x, np.float64) for x in weights)
+    read = np.zeros((query.shape[0], query.shape[1], K, D))
+    for b in range(query.shape[0]):
+        for q in range(query.shape[1]):
+            seen = [t for t in range(memory.shape[1]) if mask[b, q, t]]
+            for k in range(K if seen else 0):
+                scores = [
+                    (query[b, q] @ w_q[:, k]) @ (memory[b, t] @ w_k[:, k]) / np.sqrt(D)
+                    for t in seen
+                ]
+                for t, weight in zip(seen, softmax(np.array(scores)), strict=True):
+                    read[b, q, k] += weight * (memory[b, t] @ w_v[:, k])
+    return read
+
+
+def normal(rng, *shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+
+class AdditiveTest(chex.TestCase):
+    def setUp(self):
+        super().setUp()
+        rng = np.random.default_rng(0)
+        self.weights = attention.Additive(normal(rng, H, A), normal(rng, F, A), 3 * normal(rng, A))
+        self.query = normal(rng, B * R, H)
+        self.memory = normal(rng, B, S, F)
+        self.mask = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]], np.float32)
+        self.repeated = np.repeat(self.memory, R, axis=0), np.repeat(self.mask, R, axis=0)
+
+    def attend(self, query, memory, mask):
+        keys = attention.additive_keys(self.weights, memory)
+        return attention.additive(self.weights, query, keys, memory, mask)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_lanes_equal_loop_over_repeated_memory(self):
+        memory, mask = self.repeated
+        expected = additive_loop(self.weights, self.query, memory, mask)
+        found = self.variant(self.attend)(self.query, self.memory, self.mask)
+        chex.assert_trees_all_close(found, expected, atol=1e-5)
+        chex.assert_trees_all_equal(found[1][-R:], jnp.zeros((R, S)))
+
+    @chex.variants(with_jit=True)
+    def test_without_mask(self):
+        expected = additive_loop(self.weights, self.query, self.repeated[0], np.ones((B * R, S)))
+        found = self.variant(lambda q, m: self.attend(q, m, None))(self.query, self.memory)
+        chex.assert_trees_all_close(found, expected, atol=1e-5)
+
+    @chex.variants(with_jit=True)
+    def test_masked_positions_are_unseen(self):
+        other = np.where(self.mask[:, :, None] > 0, self.memory, 1e3).astype(np.float32)
+        attend = self.variant(self.attend)
+        chex.assert_trees_all_equal(
+            attend(self.query, self.memory, self.mask), attend(self.query, other, self.mask)
+        )
+
+    def test_gradients_are_finite_where_nothing_may_be_seen(self):
+        def loss(weights, query, memory):
+            keys = attention.additive_keys(weights, memory)
+            context, read = attention.additive(weights, query, keys, memory, self.mask)
+            return (context**2).sum() + (read**2).sum()
+
+        gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(self.weights, self.query, self.memory)
+        chex.assert_tree_all_finite(gradients)
+        chex.assert_trees_all_equal(
+            gradients[2] * (1 - self.mask)[:, :, None], jnp.zeros((B, S, F))
+        )
+        assert (np.abs(gradients[1][:R]) > 0).all()
+
+
+class MultiHeadTest(chex.TestCase):
+    def setUp(self):
+        super().setUp()
+        rng = np.random.default_rng(1)
+        self.weights = attention.MultiHead(*(normal(rng, U, K, D) for _ in range(3)))
+        self.inputs = normal(rng, B, T, U)
+        self.query = normal(rng, B, 2, U)
+        self.visible = rng.integers(0, 2, (B, 2, T))
+        self.visible[1, 0] = 0
+        self.mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 1, 1, 0]], np.float32)
+        self.causal = np.tril(np.ones((T, T)))[None] * self.mask[:, None]
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_multi_head_equals_loop(self):
+        found = self.variant(attention.multi_head)(
+            self.weights, self.query, self.inputs, self.visible
+        )
+        expected = multi_head_loop(self.weights, self.query, self.inputs, self.visible)
+        chex.assert_trees_all_close(found, expected, atol=1e-5)
+        chex.assert_trees_all_equal(found[1, 0], jnp.zeros((K, D)))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_causal_equals_loop(self):
+        found = self.variant(attention.causal_multi_head)(self.weights, self.inputs, self.mask)
+        expected = multi_head_loop(self.weights, self.inputs, self.inputs, self.causal)
+        chex.assert_trees_all_close(found, expected, atol=1e-5)
+
+    @chex.variants(with_jit=True)
+    def test_the_future_changes_nothing_before_it(self):
+        causal = self.variant(attention.causal_multi_head)
+        before = causal(self.weights, self.inputs, np.ones((B, T)))
+        for t in range(T):
+            changed = self.inputs.copy()
+            changed[:, t] += 3
+            after = causal(self.weights, changed, np.ones((B, T)))
+            chex.assert_trees_all_equal(after[:, :t], before[:, :t])
+            assert (np.abs(after[:, t:] - before[:, t:]).max((1, 2, 3)) > 1e-3).all()
+
+    @chex.variants(with_jit=True)
+    def test_masked_steps_are_unseen(self):
+        causal = self.variant(attention.causal_multi_head)
+        changed = np.where(self.mask[:, :, None] > 0, self.inputs, -50).astype(np.float32)
+        real = self.mask[:, :, None, None]
+        chex.assert_trees_all_equal(
+            causal(self.weights, self.inputs, self.mask) * real,
+            causal(self.weights, changed, self.mask) * real,
+        )
+
+    def test_gradients_are_finite_where_nothing_may_be_seen(self):
+        def loss(weights, inputs):
+            return (attention.causal_multi_head(weights, inputs, self.mask) ** 2).sum()
+
+        gradients = jax.jit(jax.grad(loss, (0, 1)))(self.weights, self.inputs)
+        chex.assert_tree_all_finite(gradients)
+
+    @chex.variants(with_jit=True)
+    def test_steps_equal_whole_sequences(self):
+        step = self.variant(attention.causal_multi_head_step)
+        whole = attention.causal_multi_head(self.weights, self.inputs, np.ones((B, T)))
+        cache = attention.empty_cache(self.weights, B, T + 2)  # Longer than is needed.
+        cache = jax.tree.map(lambda x: x + 7, cache)  # What lies ahead is never read.
+        for t in range(T):
+            cache, read = step(self.weights, cache, self.inputs[:, t], t)
+            chex.assert_trees_all_close(read, whole[:, t], atol=1e-5)

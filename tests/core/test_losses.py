@@ -1,0 +1,164 @@
+"""Losses against closed forms, finite differences and exact enumeration."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from seqgan_jax.core import losses
+
+T, V = 3, 4
+
+
+def difference(function, point, direction, eps=1e-5):
+    """Directional derivative of a NumPy function, in double precision."""
+    point = np.asarray(point, np.float64)
+    return (function(point + eps * direction) - function(point - eps * direction)) / (2 * eps)
+
+
+class LossesTest(chex.TestCase):
+    def setUp(self):
+        super().setUp()
+        rng = np.random.default_rng(0)
+        self.logits = (2 * rng.normal(size=(T, V))).astype(np.float32)
+        self.direction = rng.normal(size=(T, V))
+        self.tokens = np.array([3, 0, 2])
+        self.mask = np.array([1.0, 1.0, 0.0], np.float32)
+
+    def nll(self, logits):
+        return sum(
+            self.mask[t] * -np.log(scipy.special.softmax(logits[t])[self.tokens[t]])
+            for t in range(T)
+        )
+
+    def entropies(self, logits):
+        return sum(
+            self.mask[t] * scipy.stats.entropy(scipy.special.softmax(logits[t])) for t in range(T)
+        )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_token_log_probs(self):
+        found = self.variant(losses.token_log_probs)(self.logits, self.tokens)
+        expected = np.log(scipy.special.softmax(self.logits, -1))[np.arange(T), self.tokens]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_negative_log_likelihood(self):
+        value, gradient = self.variant(jax.value_and_grad(losses.negative_log_likelihood))(
+            self.logits, self.tokens, self.mask
+        )
+        np.testing.assert_allclose(value, self.nll(self.logits), rtol=1e-5)
+        closed = (scipy.special.softmax(self.logits, -1) - np.eye(V)[self.tokens]) * self.mask[
+            :, None
+        ]
+        np.testing.assert_allclose(gradient, closed, atol=1e-6)
+        np.testing.assert_allclose(
+            np.vdot(gradient, self.direction),
+            difference(self.nll, self.logits, self.direction),
+            rtol=1e-4,
+        )
+
+    @chex.variants(with_jit=True)
+    def test_entropy(self):
+        value, gradient = self.variant(jax.value_and_grad(losses.entropy))(self.logits, self.mask)
+        np.testing.assert_allclose(value, self.entropies(self.logits), rtol=1e-5)
+        np.testing.assert_allclose(
+            np.vdot(gradient, self.direction),
+            difference(self.entropies, self.logits, self.direction),
+            rtol=1e-4,
+        )
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_entropy_of_uniform_and_of_certain(self):
+        logits = np.stack([np.zeros(V), np.eye(V)[0] * 1e4]).astype(np.float32)
+        found = self.variant(losses.entropy)(logits, np.ones(2))
+        np.testing.assert_allclose(found, np.log(V), rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_policy_gradient_is_the_weighted_sum_and_blind_to_the_advantages_origin(self):
+        log_probs = np.array([-1.0, -2.0, -3.0], np.float32)
+        advantages = np.array([0.5, -1.0, 7.0], np.float32)
+        value, gradients = self.variant(jax.value_and_grad(losses.policy_gradient, (0, 1)))(
+            log_probs, advantages, self.mask
+        )
+        np.testing.assert_allclose(value, 0.5 - 2.0)
+        np.testing.assert_allclose(gradients[0], [-0.5, 1.0, 0.0])
+        np.testing.assert_array_equal(gradients[1], np.zeros(T))
+
+    @chex.variants(with_jit=True)
+    def test_binary_cross_entropy(self):
+        logits = np.linspace(-5, 5, 11).astype(np.float32)
+        for label in (0.0, 0.1, 0.9, 1.0):
+            value, gradient = self.variant(
+                jax.value_and_grad(lambda x, y: losses.binary_cross_entropy(x, y).sum())
+            )(logits, label)
+            d = scipy.special.expit(logits.astype(np.float64))
+            expected = -label * np.log(d) - (1 - label) * np.log(1 - d)
+            np.testing.assert_allclose(value, expected.sum(), rtol=1e-5)
+            np.testing.assert_allclose(gradient, d - label, atol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_binary_cross_entropy_of_extreme_logits(self):
+        logits = np.array([1e4, -1e4], np.float32)
+        found = self.variant(losses.binary_cross_entropy)(logits, np.array([0.9, 0.9]))
+        np.testing.assert_allclose(found, [1e3, 9e3], rtol=1e-5)
+        found = self.variant(losses.binary_cross_entropy)(logits, np.array([1.0, 0.0]))
+        np.testing.assert_array_equal(found, [0, 0])
+        gradient = self.variant(jax.grad(lambda x: losses.binary_cross_entropy(x, 0.9).sum()))
+        np.testing.assert_allclose(gradient(logits), [0.1, -0.9], atol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_weighted_mean(self):
+        values, weights = np.array([[1.0, 2.0], [4.0, 9.0]]), np.array([[1.0, 0.5], [0.0, 2.0]])
+        mean = self.variant(losses.weighted_mean)
+        np.testing.assert_allclose(mean(values, weights), (1 + 1 + 18) / 3.5, rtol=1e-6)
+        assert mean(values, np.zeros((2, 2))) == 0
+        gradient = self.variant(jax.grad(losses.weighted_mean))(values, np.zeros((2, 2)))
+        np.testing.assert_array_equal(gradient, np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("baseline", [0.0, 1.7])
+def test_expected_surrogate_gradient_is_the_gradient_of_the_expected_reward(baseline):
+    """Summed over all sequences: sum_y p(y) grad surrogate(y) = -grad sum_y p(y) R(y).
+
+    With the whole reward at each token, with the exact action value at each token, and with either
+    less a baseline, which changes nothing in expectation.
+    """
+    size, length = 3, 3
+    rng = np.random.default_rng(1)
+    sequences = np.array(list(itertools.product(range(size), repeat=length)))
+    reward = rng.normal(size=len(sequences)).astype(np.float32)
+    theta = jnp.array(rng.normal(size=(length, size + 1, size)), jnp.float32)
+
+    def log_probs(theta, tokens):
+        """A policy that knows the position and the previous token (`size` at the start)."""
+        previous = jnp.concatenate([jnp.array([size]), tokens[:-1]])
+        return losses.token_log_probs(theta[jnp.arange(length), previous], tokens)
+
+    def expected_reward(theta):
+        totals = jax.vmap(lambda y: log_probs(theta, y).sum())(sequences)
+        return jnp.sum(jnp.exp(totals) * reward)
+
+    probability = np.exp(jax.vmap(lambda y: log_probs(theta, y).sum())(sequences))
+    np.testing.assert_allclose(probability.sum(), 1, rtol=1e-5)
+    action_values = np.zeros((len(sequences), length), np.float32)
+    for i, y in enumerate(sequences):
+        for t in range(length):
+            same = (sequences[:, : t + 1] == y[: t + 1]).all(1)
+            action_values[i, t] = np.average(reward[same], weights=probability[same])
+
+    def surrogate(theta, values):
+        each = jax.vmap(
+            lambda y, q: losses.policy_gradient(log_probs(theta, y), q - baseline, jnp.ones(length))
+        )(sequences, values)
+        return jnp.sum(probability * each)
+
+    wanted = -jax.jit(jax.grad(expected_reward))(theta)
+    for values in (np.repeat(reward[:, None], length, axis=1), action_values):
+        found = jax.jit(jax.grad(surrogate))(theta, values)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -1,0 +1,26 @@
+"""Trains a run: python train.py --config=configs/captions.py --workdir=RUN
+
+The same command goes on with a run that was stopped.
+"""
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from seqgan_jax import program
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/TASK-VARIANT by default.")
+QUIET = flags.DEFINE_bool("quiet", False, "Print errors only.")
+DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")
+
+
+def main(argv):
+    del argv
+    program.main(
+        lambda: program.train(CONFIG.value, WORKDIR.value, quiet=QUIET.value), debug=DEBUG.value
+    )
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)
