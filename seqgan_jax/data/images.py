@@ -45,6 +45,21 @@ def read_image(path: str | Path, size: int | None = None) -> np.ndarray:
         ) from error
 
 
+def image_files(path: Path) -> list[Path]:
+    """The path itself, or, of a folder, the files in it that are pictures by their endings.
+
+    Raises:
+      UserError: if a folder holds none.
+    """
+    if not path.is_dir():
+        return [path]
+    endings = Image.registered_extensions()
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in endings)
+    if not files:
+        raise UserError(f"{path}: no pictures in this folder; name another")
+    return files
+
+
 def _decode(path: str | Path, size: int | None) -> np.ndarray:
     with Image.open(path) as image:
         # Lets JPEG decode at a fraction of the size, but never below twice what is needed.

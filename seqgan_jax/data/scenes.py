@@ -33,7 +33,7 @@ COLOURS = {
     "white": (242, 242, 242),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
-RADII = {"small": (3.5, 4.0), "large": (6.5, 7.0)}
+RADII = {"small": (4.0, 4.0), "large": (7.0, 7.0)}
 # A left of B is B right of A; groups[0] is `relation` groups[1].
 INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 KINDS = tuple(itertools.product(RADII, COLOURS, SHAPES))
@@ -233,7 +233,7 @@ def draw_scene(rng: np.random.Generator, held_out: bool = False) -> Scene:
             counts, kinds, radii, arrangements, middles, strict=True
         )
     )
-    grey = _between(12.0, 88.0, uniform())
+    grey = _between(12.0, 60.0, uniform())
     return Scene(groups, relation, tuple(grey + 10 * (uniform() - 0.5) for _ in range(3)))
 
 
@@ -249,8 +249,8 @@ def _distance(shape, x, y, radius):
         half = math.sqrt(3) / 2 * radius
         return np.maximum(math.sqrt(3) / 2 * x - 0.5 * (y + half), y - half)
     y = np.abs(y)
-    if shape == "square":  # smaller than its box, to look as large as the circle
-        return np.maximum(x, y) - 0.86 * radius
+    if shape == "square":
+        return np.maximum(x, y) - radius
     return np.maximum(np.maximum(x, y) - radius, np.minimum(x, y) - 0.36 * radius)
 
 

@@ -35,7 +35,7 @@ class ConvolutionalEncoder(nn.Module):
 
         def convolve(x, channels, stride):
             x = nn.Conv(channels, (3, 3), (stride, stride), use_bias=False)(x)
-            return nn.relu(nn.GroupNorm(num_groups=min(8, channels))(x))
+            return nn.relu(nn.GroupNorm(num_groups=None, group_size=1)(x))
 
         x = source.astype(jnp.float32) / 127.5 - 1.0
         for stage, channels in enumerate(self.channels):

@@ -105,6 +105,11 @@ class LSTMGenerator(nn.Module):
                 self, "attention", self.hidden_size, context, self.attention_size
             )
             self.start = nn.Dense(2 * self.num_layers * self.hidden_size)
+        if self.encoder is not None:
+            # About one word in fifty is true of an image, so every word starts as improbable.
+            self.words = nn.Dense(
+                self.vocabulary_size, bias_init=nn.initializers.constant(-4.0)
+            )
         if self.encoder is None and self.noise_size:
             self.slots = nn.Dense(self.noise_slots * self.hidden_size)
         self.hidden = nn.Dense(self.output_size)
@@ -182,6 +187,15 @@ class LSTMGenerator(nn.Module):
         )
         return logits.reshape(*inputs.shape, -1), State(layers, state.slots)
 
+    def word_logits(self, memory: Memory) -> chex.Array:
+        """How much each word belongs to the source, wherever it may be, [B, V].
+
+        log sum_s exp(w . m_s): some position has to speak for a word, so that the positions learn
+        what words mean before the attention can find them (multiple-instance learning of visual
+        words, Fang et al., 2015, section 3.1).
+        """
+        return jax.nn.logsumexp(self.words(memory.values), axis=1)
+
     def prefix_state(self, states: State, t: int) -> State:
         """The state after t >= 1 inputs."""
         return State(jax.tree.map(lambda x: x[:, t - 1], states.layers), states.slots)
@@ -189,5 +203,7 @@ class LSTMGenerator(nn.Module):
     def __call__(self, source, source_mask, z, inputs, *, train: bool = False) -> chex.Array:
         """Teacher forcing from source to logits, [B, T, V]; touches every parameter."""
         memory = self.encode(source, source_mask, train=train)
+        if self.is_initializing() and self.encoder is not None:
+            self.word_logits(memory)
         state = self.initial_state(memory, z, inputs.shape[1])
         return self.unroll(memory, state, inputs, train=train)[0]

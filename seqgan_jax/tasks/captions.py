@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from seqgan_jax.codecs.text import TextCodec
+from seqgan_jax.codecs.text import UNK, TextCodec
 from seqgan_jax.data import coco, features, flickr8k, images, pipeline, scenes
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import captions as metrics
@@ -45,17 +45,12 @@ class Captions:
                 f"config.data.source: no source '{config.data.source}'; choose from "
                 f"{', '.join(SOURCES)}"
             )
-        if config.data.source == "scenes":
-            self.splits = scenes.load(config.data)
-        else:
-            self.splits = SOURCES[config.data.source].load(
-                config.data, progress=progress.track, report=progress.message
-            )
+        self.splits = SOURCES[config.data.source].load(
+            config.data, progress=progress.track, report=progress.message
+        )
         train = self.splits["train"]
-        if train.unlimited:
-            texts = lambda: (text for i in range(_FIT) for text in train[i]["captions"])
-        else:
-            texts = lambda: (text for i in range(len(train)) for text in train[i]["captions"])
+        count = _FIT if train.unlimited else len(train)
+        texts = lambda: (text for i in range(count) for text in train[i]["captions"])
         self._training_captions = texts
         if config.data.features == "efficientnet_lite0":
             self.splits = {
@@ -86,7 +81,9 @@ class Captions:
 
     # Data.
 
-    def training_batches(self, *, batch_size: int, seed: int, start: int) -> Iterator[dict]:
+    def training_batches(
+        self, *, batch_size: int, targets: int, seed: int, start: int
+    ) -> Iterator[dict]:
         """Endless batches of this process's rows, from number `start` on."""
         return pipeline.training_batches(
             self.splits["train"],
@@ -95,6 +92,7 @@ class Captions:
             batch_size=batch_size,
             seed=seed,
             start=start,
+            targets=targets,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -126,15 +124,7 @@ class Captions:
                 "--image: this model was trained on precomputed features and can't read images; "
                 "use --split to caption the data set's own"
             )
-        files = []
-        for path in map(Path, paths):
-            if path.is_dir():
-                inside = sorted(p for p in path.iterdir() if p.suffix.lower() in images.SUFFIXES)
-                if not inside:
-                    raise UserError(f"{path}: no images in this folder; name another")
-                files.extend(inside)
-            else:
-                files.append(path)
+        files = [file for path in paths for file in images.image_files(Path(path))]
         size = self._config.data.image_size
         source = np.stack([images.read_image(path, size) for path in files])
         if self._config.data.features == "efficientnet_lite0":
@@ -190,10 +180,10 @@ class Captions:
         if count > 1:
             figures |= metrics.diversity(samples)
             figures["quality_diversity"] = self._quality_diversity(figures, references, count)
-        words = [metrics.normalise(text) for captions in samples for text in captions]
-        figures["vocabulary_used"] = ngrams.vocabulary_used(
-            words, max(1, self.codec.vocabulary.size - 4)
-        )
+        known = [
+            [i for i in self.codec.encode(text) if i > UNK] for texts in samples for text in texts
+        ]
+        figures["vocabulary_used"] = ngrams.vocabulary_used(known, len(self.codec.tokens) - UNK - 1)
         if thorough:
             flat = [text for captions in samples for text in captions]
             figures["novel_captions"] = metrics.novel_captions(flat, self._training_captions())

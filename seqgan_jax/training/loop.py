@@ -85,7 +85,7 @@ class Loop:
         state = self.initial_state()
         step = checkpoints.latest_step()
         if step is None:
-            state = self.steps.begin_phase(state, 0, self.phases[0])
+            state = self._begin(state, 0)
         else:
             state = checkpoints.restore(step, shapes(state))
             self.progress.message(f"resuming from step {step}")
@@ -94,13 +94,18 @@ class Loop:
             with MetricsLog(self.workdir, step) as log:
                 for index in range(int(state.phase), len(self.phases)):
                     if index > int(state.phase):
-                        state = self.steps.begin_phase(state, index, self.phases[index])
+                        state = self._begin(state, index)
                     state = self._run_phase(state, index, checkpoints, log)
         finally:
             for which, handler in before.items():
                 signal.signal(which, handler)
             checkpoints.close()
         return state
+
+    def _begin(self, state: TrainState, index: int) -> TrainState:
+        return parallel.replicate(
+            self.steps.begin_phase(state, index, self.phases[index]), self.mesh
+        )
 
     def _on_signal(self, number, frame):
         del frame
@@ -111,7 +116,10 @@ class Loop:
 
     def _batches(self, phase: Phase, index: int, start: int):
         batches = self.task.training_batches(
-            batch_size=phase.batch_size, seed=self._seed(index), start=start
+            batch_size=phase.batch_size,
+            targets=phase.targets,
+            seed=self._seed(index),
+            start=start,
         )
         return (parallel.shard(batch, self.mesh) for batch in batches)
 

@@ -40,6 +40,7 @@ class GeneratorUpdate(Update):
 
     Attributes:
       mle: weight of the maximum-likelihood loss on real targets.
+      words: weight of the loss of predicting which words the source's real targets use.
       policy_gradient: weight of the policy-gradient loss on sampled sequences.
       entropy: weight of the entropy bonus on sampled sequences.
       reward: a name in `core.rewards.REWARDS`.
@@ -50,6 +51,7 @@ class GeneratorUpdate(Update):
     """
 
     mle: float = 0.0
+    words: float = 0.0
     policy_gradient: float = 0.0
     entropy: float = 0.0
     reward: str = "probability"

@@ -189,6 +189,8 @@ class Steps:
             terms = {}
             if update.mle:
                 terms["mle"] = update.mle * self._mle(params, batch, key)
+            if update.words:
+                terms["words"] = update.words * self._words(params, batch)
             if update.policy_gradient:
                 logits = self._logits(params, batch, z, sample.tokens)
                 weight = batch["weight"][:, None]
@@ -240,6 +242,19 @@ class Steps:
         mask = batch["mask"] * jnp.repeat(batch["weight"], each)[:, None]
         nll = jax.vmap(losses.negative_log_likelihood)(logits, target, mask)
         return nll.sum() / jnp.maximum(mask.sum(), 1.0)
+
+    def _words(self, params, batch) -> chex.Array:
+        """Mean over sources of the loss of predicting which words their targets use."""
+        memory = self._call(
+            self.generator, params, "encode", batch["source"], batch["source_mask"], train=False
+        )
+        logits = self._call(self.generator, params, "word_logits", memory)
+        sources = len(batch["example_id"])
+        used = jnp.zeros(logits.shape).at[
+            jnp.arange(sources)[:, None], batch["target"].reshape(sources, -1)
+        ].max(batch["mask"].reshape(sources, -1))
+        per_source = losses.binary_cross_entropy(logits, used).sum(-1)
+        return losses.weighted_mean(per_source, batch["weight"])
 
     def _logits(self, params, batch, z, tokens) -> chex.Array:
         """Logits [B, T, V] of given sequences under given noise, without dropout."""

@@ -1,0 +1,156 @@
+"""The README, the other documents, the programs and the check script say the same."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib import util
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+# Written together with the runs that they report.
+LATER = {ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md"}
+
+# The flags of each program. Not by importing them, since all define flags of the same names.
+PROGRAMS = {
+    name: set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (ROOT / name).read_text()))
+    for name in ("train.py", "generate.py", "evaluate.py")
+}
+
+
+def shell_blocks(text):
+    return re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def set_up_commands():
+    """The commands on the README's first screen, each split into its parts."""
+    first_screen = "".join(README.read_text().splitlines(keepends=True)[:20])
+    return [block.strip().split(" && ") for block in shell_blocks(first_screen)]
+
+
+def program_runs():
+    """Every run of one of the programs in a document: its name and arguments."""
+    runs = []
+    for document in DOCUMENTS:
+        for line in "".join(shell_blocks(document.read_text())).splitlines():
+            for part in line.split(" && "):
+                words = shlex.split(part)
+                runs += [
+                    pytest.param(word, words[i + 1 :], id=f"{document.name}: {part}")
+                    for i, word in enumerate(words)
+                    if word in PROGRAMS
+                ]
+    return runs
+
+
+def test_first_screen_sets_everything_up():
+    train, tests = set_up_commands()
+    assert all("\n" not in part for part in [*train, *tests])
+    assert train[-1] == ".venv/bin/python train.py --config=configs/captions.py"
+    assert tests[-1] == ".venv/bin/python -m pytest"
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Runs .ci/run with stand-ins for Python that note what they are asked to do.
+
+    Gives a function: where an asked-for command contains the argument, it fails.
+    """
+    notes, scratch = tmp_path / "notes", tmp_path / "scratch"
+    scratch.mkdir()
+    stand_in = tmp_path / "stand-in"
+    stand_in.write_text(
+        f'#!/bin/bash\necho "${{0/$(dirname "$(dirname "$0")")/.venv}} $*" >> "{notes}"\n'
+        '[[ -z "$FAIL" || "$*" != *"$FAIL"* ]]\n'
+    )
+    python3 = tmp_path / "bin" / "python3"
+    python3.parent.mkdir()
+    python3.write_text(
+        f'#!/bin/bash\necho "python3 $1 $2 .venv" >> "{notes}"\nmkdir -p "$3/bin"\n'
+        f'for name in pip python ruff; do cp "{stand_in}" "$3/bin/$name"; done\n'
+    )
+    for script in (stand_in, python3):
+        script.chmod(0o755)
+
+    def run(fail=""):
+        environment = {
+            **os.environ,
+            "PATH": f"{python3.parent}:{os.environ['PATH']}",
+            "TMPDIR": str(scratch),
+            "FAIL": fail,
+        }
+        done = subprocess.run([ROOT / ".ci" / "run"], env=environment, capture_output=True)
+        assert not list(scratch.iterdir())
+        return done.returncode, notes.read_text().splitlines()
+
+    return run
+
+
+def test_ci_does_what_the_readme_says(check):
+    code, commands = check()
+    assert code == 0
+    # It trains in the smoke variant, in a directory of its own.
+    asked = [command.replace(":smoke", "").partition(" --workdir=")[0] for command in commands]
+    for part in chain(*set_up_commands()):
+        assert " ".join(shlex.split(part)) in asked
+    for config in (ROOT / "configs").glob("*.py"):
+        assert any(f"train.py --config=configs/{config.name}:smoke" in c for c in commands)
+    assert commands[-1] == ".venv/bin/python -m pytest"
+
+
+@pytest.mark.parametrize(
+    "fail", ["install -e", "train.py", "generate.py", "evaluate.py", "check", "--check", "pytest"]
+)
+def test_ci_stops_at_the_first_failure(check, fail):
+    code, commands = check(fail)
+    assert code != 0
+    assert fail in commands[-1]
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(("program", "arguments"), program_runs())
+def test_commands_use_what_exists(program, arguments, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    of_config = [argument for argument in arguments if argument.startswith("--config")]
+    for argument in arguments:
+        name = re.match(r"--(\w+)", argument)
+        assert name, f"{argument} is no flag"
+        assert name[1] in PROGRAMS[program], f"{program} has no flag {argument}"
+    if of_config:
+        # The program's own parser: it refuses unknown variants and options, and wrong types.
+        monkeypatch.setattr(sys, "argv", [program, *of_config])
+        parser = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=parser)
+        parser(sys.argv)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_options_in_the_text_exist(document):
+    spec = util.spec_from_file_location("captions", ROOT / "configs" / "captions.py")
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config, text = module.get_config(), document.read_text()
+    for name in re.findall(r"`(?:--)?config\.(?!json\b)([\w.]+)", text):
+        for phase in config.phases.order:
+            node = config
+            for part in name.replace("PHASE", phase).split("."):
+                assert part in node, f"no option config.{name}"
+                node = node[part]
+    for name in re.findall(r"`--(\w+)", text):
+        assert name in set.union(*PROGRAMS.values()), f"no program has a flag --{name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            path = (document.parent / target.partition("#")[0]).resolve()
+            assert path.exists() or path in LATER, f"{target} leads nowhere"
