@@ -188,8 +188,45 @@ def _flickr8k(config):
     config.data.image_size = 224
     config.data.validation_size = 80
     config.data.test_size = 80
+    config.codec.min_count = 3
+    config.codec.max_length = 20
+    config.encoder = ml_collections.ConfigDict({"kind": "features", "size": 128, "dropout": 0.5})
+    config.generator.embedding_size = 128
+    config.generator.dropout = 0.5
+    config.discriminator.embedding_size = 128
+    config.discriminator.dropout = 0.5
+    config.phases.pretrain_generator.update(batch_size=32, targets=5, steps=600)
+    config.phases.pretrain_generator.evaluate_every = 100
+    config.phases.pretrain_generator.generator.update(learning_rate=2e-3, words=0.0)
+    config.evaluation.validation_limit = 80
 
 
 def _large(config):
     """COCO on a GPU or TPU."""
     config.data.source = "coco"
+    config.data.features = "efficientnet_lite0"
+    config.data.image_size = 224
+    config.data.validation_size = 5000
+    config.data.test_size = 5000
+    config.codec.min_count = 5
+    config.codec.max_length = 24
+    config.encoder = ml_collections.ConfigDict({"kind": "features", "size": 512, "dropout": 0.3})
+    for network in (config.generator, config.discriminator):
+        network.embedding_size = 512
+        network.hidden_size = 1024
+        network.attention_size = 512
+        network.dropout = 0.3
+    config.generator.output_size = 1024
+    config.generator.noise_size = 64
+    config.discriminator.feature_size = 512
+    config.discriminator.num_heads = 8
+    config.discriminator.head_size = 64
+    config.phases.pretrain_generator.update(batch_size=512, targets=5, steps=15_000)
+    config.phases.pretrain_generator.evaluate_every = 1000
+    config.phases.pretrain_generator.generator.update(learning_rate=5e-4, warmup=1000)
+    config.phases.pretrain_discriminator.update(batch_size=512, steps=5000)
+    config.phases.adversarial.update(batch_size=256, steps=10_000, evaluate_every=1000)
+    config.phases.adversarial.generator.update(num_rollouts=8, rollout_chunk=8)
+    config.logging.every = 100
+    config.logging.checkpoint_every = 1000
+    config.evaluation.validation_limit = 1000

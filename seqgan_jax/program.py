@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
+from absl import flags
 
 from seqgan_jax import tasks
 from seqgan_jax.core.sampling import Truncation
@@ -29,6 +30,21 @@ from seqgan_jax.training.steps import Steps
 # What may differ between a run and its continuation.
 _MAY_CHANGE = ("logging.", "evaluation.")
 _MAY_CHANGE_IN_PHASES = ("steps", "evaluate_every")
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Reads the command line; a bad one is one line on standard error and exit status 2.
+
+    A configuration's unknown keys, wrong types and unknown variants are found here too.
+    """
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        message = str(error)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
+        message = f"--config: {error.args[0] if error.args else error}"
+    print(f"error: {' '.join(message.split())}; see {argv[0]} --help", file=sys.stderr)
+    sys.exit(2)
 
 
 def main(function: Callable[[], None], *, debug: bool = False) -> None:

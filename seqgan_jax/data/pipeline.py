@@ -70,8 +70,8 @@ def training_batches(
     """
     if batch_size % process_count:
         raise UserError(
-            f"config.batch_size: {batch_size} rows can't be shared equally by {process_count} "
-            "processes; set a multiple of that"
+            f"config.phases.PHASE.batch_size: {batch_size} rows can't be shared equally by "
+            f"{process_count} processes; set a multiple of that"
         )
     rows = batch_size // process_count
     examples = _Unlimited(source) if source.unlimited else _Epochs(source, seed, targets)
@@ -79,8 +79,8 @@ def training_batches(
         raise UserError("config.data: the training set is empty")
     if len(examples) < batch_size:
         raise UserError(
-            f"config.batch_size: {batch_size} is more than the {len(examples)} examples of the "
-            "training set; set it lower"
+            f"config.phases.PHASE.batch_size: {batch_size} is more than the {len(examples)} "
+            "examples of the training set; set it lower"
         )
     batches = _Batches(
         examples,

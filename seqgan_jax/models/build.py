@@ -11,7 +11,7 @@ from seqgan_jax.models.generator import LSTMGenerator
 def _encoder(config: ml_collections.ConfigDict):
     options = config.to_dict()
     kind = options.pop("kind")
-    return None if kind == "none" else ENCODERS[kind](**options)
+    return None if kind == "none" else ENCODERS[kind](**{k: v for k, v in options.items() if k != "channels" or kind != "features"})
 
 
 def generator(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> LSTMGenerator:

@@ -26,6 +26,7 @@ from seqgan_jax.errors import UserError
 from seqgan_jax.models import torch_file
 
 IMAGE_SIZE = 224
+GRID = (49, 320)  # positions and channels of `grid_features`
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
 NORM_EPSILON = 1e-3
 

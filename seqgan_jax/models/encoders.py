@@ -19,11 +19,14 @@ class ConvolutionalEncoder(nn.Module):
     Attributes:
       channels: output channels of the stages; the grid's side is the image's over 2^stages.
       size: F, size of a position's feature and of the summary.
+      blocks: more residual convolutions on the last grid, each of which lets a position see one
+        position farther.
       dropout: rate on the grid features in training.
     """
 
     channels: Sequence[int]
     size: int
+    blocks: int = 0
     dropout: float = 0.0
 
     @nn.compact
@@ -42,9 +45,11 @@ class ConvolutionalEncoder(nn.Module):
             x = convolve(x, channels, 2)
             if stage:
                 x = x + convolve(x, channels, 1)
+        for _ in range(self.blocks):
+            x = x + convolve(x, self.channels[-1], 1)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         grid = nn.Dense(self.size)(x) + self.param(
-            "position", nn.initializers.normal(0.1), (x.shape[1], self.size)
+            "position", nn.initializers.normal(0.5), (x.shape[1], self.size)
         )
         grid = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(grid))
         summary = nn.Dense(self.size)(grid.reshape(grid.shape[0], -1))

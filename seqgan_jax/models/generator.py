@@ -106,10 +106,8 @@ class LSTMGenerator(nn.Module):
             )
             self.start = nn.Dense(2 * self.num_layers * self.hidden_size)
         if self.encoder is not None:
-            # About one word in fifty is true of an image, so every word starts as improbable.
-            self.words = nn.Dense(
-                self.vocabulary_size, bias_init=nn.initializers.constant(-4.0)
-            )
+            # Few positions speak for a word: all start as improbable.
+            self.words = nn.Dense(self.vocabulary_size, bias_init=nn.initializers.constant(-5.0))
         if self.encoder is None and self.noise_size:
             self.slots = nn.Dense(self.noise_slots * self.hidden_size)
         self.hidden = nn.Dense(self.output_size)
@@ -188,13 +186,14 @@ class LSTMGenerator(nn.Module):
         return logits.reshape(*inputs.shape, -1), State(layers, state.slots)
 
     def word_logits(self, memory: Memory) -> chex.Array:
-        """How much each word belongs to the source, wherever it may be, [B, V].
+        """The logit of each word's being used of the source, wherever it is seen, [B, V].
 
-        log sum_s exp(w . m_s): some position has to speak for a word, so that the positions learn
-        what words mean before the attention can find them (multiple-instance learning of visual
-        words, Fang et al., 2015, section 3.1).
+        Positions speak for words independently, and one is enough (noisy-or; Fang et al., 2015,
+        arXiv:1411.4952, section 3.1): p = 1 - prod_s (1 - p_s). With n = -log(1 - p), the sum of
+        softplus(logit_s), its logit is log(exp(n) - 1) = n + log(1 - exp(-n)).
         """
-        return jax.nn.logsumexp(self.words(memory.values), axis=1)
+        n = jnp.maximum(jax.nn.softplus(self.words(memory.values)).sum(1), 1e-6)
+        return n + jnp.log(-jnp.expm1(-n))
 
     def prefix_state(self, states: State, t: int) -> State:
         """The state after t >= 1 inputs."""

@@ -1,5 +1,6 @@
 """Image captions: what the programs need to know of images and their texts."""
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from seqgan_jax.models import efficientnet
 from seqgan_jax.reporting import pictures
 
 SOURCES = {"scenes": scenes, "flickr8k": flickr8k, "coco": coco, "features": features}
+FEATURES = ("none", "efficientnet_lite0")
 # Captions that the vocabulary of unlimited data is built from.
 _FIT = 5000
 
@@ -25,7 +27,6 @@ class Captions:
     """The task, bound to its data and its codec.
 
     Attributes:
-      splits: held-out and training data by name, see `data.captions`.
       codec: text <-> tokens.
       length: T, tokens of a caption at most, the end token included.
 
@@ -38,33 +39,24 @@ class Captions:
     name = "captions"
 
     def __init__(self, config, workdir: Path, progress):
-        self._config = config
-        self._efficientnet = None
         if config.data.source not in SOURCES:
             raise UserError(
                 f"config.data.source: no source '{config.data.source}'; choose from "
                 f"{', '.join(SOURCES)}"
             )
-        self.splits = SOURCES[config.data.source].load(
-            config.data, progress=progress.track, report=progress.message
-        )
-        train = self.splits["train"]
-        count = _FIT if train.unlimited else len(train)
-        texts = lambda: (text for i in range(count) for text in train[i]["captions"])
-        self._training_captions = texts
-        if config.data.features == "efficientnet_lite0":
-            self.splits = {
-                name: features.cached_features(
-                    split, self._features, "efficientnet_lite0-v1", progress.track
-                )
-                for name, split in self.splits.items()
-            }
+        if config.data.features not in FEATURES:
+            raise UserError(
+                f"config.data.features: no encoder '{config.data.features}'; choose from "
+                f"{', '.join(FEATURES)}"
+            )
+        self._config = config
+        self._progress = progress
         folder = workdir / "codec"
         if (folder / "codec.json").exists():
             self.codec = TextCodec.load(folder)
         else:
             self.codec = TextCodec.fit(
-                texts(),
+                self._training_captions(),
                 kind=config.codec.kind,
                 max_size=config.codec.max_size,
                 min_count=config.codec.min_count,
@@ -74,10 +66,48 @@ class Captions:
             self.codec.save(folder)
         self.length = config.codec.max_length
 
+    @functools.cached_property
+    def splits(self) -> dict:
+        """The data's splits by name; read when first asked for, since generation needs none."""
+        splits = SOURCES[self._config.data.source].load(
+            self._config.data, progress=self._progress.track, report=self._progress.message
+        )
+        if self._config.data.features == "none":
+            return splits
+        return {
+            name: features.cached_features(
+                split, self._features, "efficientnet_lite0-v1", self._progress.track
+            )
+            for name, split in splits.items()
+        }
+
+    @functools.cached_property
+    def _efficientnet(self):
+        return efficientnet.load_pretrained()
+
     def _features(self, batch: np.ndarray) -> np.ndarray:
-        if self._efficientnet is None:
-            self._efficientnet = efficientnet.load_pretrained()
         return np.asarray(efficientnet.grid_features(self._efficientnet, batch))
+
+    def _training_captions(self) -> Iterator[str]:
+        """All captions to learn from, or a part of them where the data has no end."""
+        train = self.splits["train"]
+        count = _FIT if train.unlimited else len(train)
+        return (text for i in range(count) for text in train[i]["captions"])
+
+    def template(self) -> dict:
+        """A batch of the right shapes, to initialise networks with."""
+        if self._config.data.source == "features":
+            source = self.splits["train"][0]["source"]
+        elif self._config.data.features == "none":
+            source = np.zeros((self._config.data.image_size,) * 2 + (3,), np.uint8)
+        else:
+            source = np.zeros(efficientnet.GRID, np.float32)
+        return {
+            "source": source[None],
+            "source_mask": None,
+            "target": np.zeros((1, self.length), np.int32),
+            "mask": np.ones((1, self.length), np.float32),
+        }
 
     # Data.
 
@@ -207,6 +237,8 @@ class Captions:
         """
         references = self.references(split, limit)
         references = [texts for texts in references if len(texts) > 1]
+        if not references:
+            return {}
         figures = metrics.caption_metrics(
             [texts[0] for texts in references], [list(texts[1:]) for texts in references]
         )

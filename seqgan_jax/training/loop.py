@@ -69,8 +69,8 @@ class Loop:
 
     def initial_state(self) -> TrainState:
         """A new run's state."""
-        batch = next(self._batches(self.phases[0], 0, 0))
-        return parallel.replicate(self.steps.init(self.config.seed, batch), self.mesh)
+        state = self.steps.init(self.config.seed, self.task.template())
+        return parallel.replicate(state, self.mesh)
 
     def run(self) -> TrainState:
         """Trains from the newest checkpoint, or from nothing, to the end.
@@ -85,7 +85,7 @@ class Loop:
         state = self.initial_state()
         step = checkpoints.latest_step()
         if step is None:
-            state = self._begin(state, 0)
+            state = self.begin(state, 0)
         else:
             state = checkpoints.restore(step, shapes(state))
             self.progress.message(f"resuming from step {step}")
@@ -94,7 +94,7 @@ class Loop:
             with MetricsLog(self.workdir, step) as log:
                 for index in range(int(state.phase), len(self.phases)):
                     if index > int(state.phase):
-                        state = self._begin(state, index)
+                        state = self.begin(state, index)
                     state = self._run_phase(state, index, checkpoints, log)
         finally:
             for which, handler in before.items():
@@ -102,7 +102,7 @@ class Loop:
             checkpoints.close()
         return state
 
-    def _begin(self, state: TrainState, index: int) -> TrainState:
+    def begin(self, state: TrainState, index: int) -> TrainState:
         return parallel.replicate(
             self.steps.begin_phase(state, index, self.phases[index]), self.mesh
         )
@@ -114,7 +114,7 @@ class Loop:
             signal.raise_signal(number)
         self._stop.set()
 
-    def _batches(self, phase: Phase, index: int, start: int):
+    def batches(self, phase: Phase, index: int, start: int):
         batches = self.task.training_batches(
             batch_size=phase.batch_size,
             targets=phase.targets,
@@ -135,7 +135,7 @@ class Loop:
         if done >= phase.steps:
             return state
         self.progress.start_phase(phase.name, index + 1, len(self.phases), done, phase.steps)
-        batches = self._batches(phase, index, done)
+        batches = self.batches(phase, index, done)
         cycle = phase.cycle
         while done < phase.steps:
             batch = next(batches)

@@ -127,6 +127,8 @@ def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
     Raises:
       UserError: where a phase is named that does not exist, or makes no sense.
     """
+    if not config.order:
+        raise UserError("config.phases.order: names no phase; name at least one")
     phases = []
     for name in config.order:
         where = f"config.phases.{name}"
