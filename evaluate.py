@@ -13,6 +13,7 @@ NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5, "Samples for each source.",
 NUM_NOISE = flags.DEFINE_integer(
     "num_noise", 16, "Noise samples of the likelihood's bound.", lower_bound=1
 )
+BEAM_SIZE = flags.DEFINE_integer("beam_size", 3, "Width of the beam search.", lower_bound=1)
 LIMIT = flags.DEFINE_integer("limit", None, "Only so many sources.", lower_bound=2)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Sources at once.", lower_bound=2)
 SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal figures.")
@@ -28,6 +29,7 @@ def main(argv):
             checkpoints=CHECKPOINT.value,
             num_samples=NUM_SAMPLES.value,
             num_noise=NUM_NOISE.value,
+            beam_size=BEAM_SIZE.value,
             limit=LIMIT.value,
             seed=SEED.value,
             batch_size=BATCH_SIZE.value,

@@ -2,16 +2,17 @@
 
 import json
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import ml_collections
-import numpy as np
 from absl import flags
 
 from seqgan_jax import tasks
+from seqgan_jax.codecs.text import UNK
 from seqgan_jax.core.sampling import Truncation
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import held_out
@@ -38,13 +39,22 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     A configuration's unknown keys, wrong types and unknown variants are found here too.
     """
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if len(rest) == 1:
+            return rest
+        message = f"'{rest[1]}' belongs to no option; repeat the option before every value"
     except flags.Error as error:
         message = str(error)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
+    except OSError as error:
+        message = f"--config: {error}"
+    except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
         message = f"--config: {error.args[0] if error.args else error}"
     print(f"error: {' '.join(message.split())}; see {argv[0]} --help", file=sys.stderr)
     sys.exit(2)
+
+
+# Figures of one caption an image, which beam search is judged by too.
+_OF_ONE = ("true_captions", "bleu_4", "chrf", "rouge_l", "cider_d")
 
 
 def main(function: Callable[[], None], *, debug: bool = False) -> None:
@@ -58,6 +68,9 @@ def main(function: Callable[[], None], *, debug: bool = False) -> None:
         sys.exit(2)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:  # before there was anything to save
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone: `| head`
         sys.stderr.close()
@@ -87,7 +100,9 @@ class Run:
     def __init__(self, workdir: Path, config: ml_collections.ConfigDict | None, progress: Progress):
         self.workdir = workdir
         self.progress = progress
-        self.config = _saved_config(workdir) if config is None else _claim(workdir, config)
+        if config is not None:
+            _claim(workdir, config)
+        self.config = _saved_config(workdir) if config is None else config
         self.phases = schedule.parse(self.config.phases)
         self.task = tasks.load(self.config, workdir, progress)
         self.steps = Steps(
@@ -98,6 +113,11 @@ class Run:
             self.config.clip,
         )
         self.loop = Loop(self.config, workdir, self.task, self.steps, self.phases, progress)
+        if config is not None:
+            # Last, so that a directory is not taken by a configuration that was refused.
+            build.check_encoder(config.encoder, self.task.template()["source"])
+            with replace_file(workdir / "config.json") as file:
+                file.write(json.dumps(config.to_dict(), indent=1).encode() + b"\n")
 
     def restore(self, which: str) -> TrainState:
         """The state of a checkpoint: 'last', 'best' or a phase's name."""
@@ -141,10 +161,9 @@ def _may_change(name: str) -> bool:
     )
 
 
-def _claim(workdir: Path, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Makes the directory the run's own, or checks that it is."""
-    path = workdir / "config.json"
-    if path.exists():
+def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the directory, or checks that it holds a run of this configuration."""
+    if (workdir / "config.json").exists():
         old, new = _flat(_saved_config(workdir)), _flat(config)
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name) and not _may_change(name):
@@ -154,13 +173,12 @@ def _claim(workdir: Path, config: ml_collections.ConfigDict) -> ml_collections.C
                 )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with replace_file(path) as file:
-            file.write(json.dumps(config.to_dict(), indent=1).encode() + b"\n")
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: can't be written to ({error.strerror}); name another directory"
         ) from error
-    return config
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | None, *, quiet: bool = False) -> None:
@@ -218,13 +236,14 @@ def generate(
         names, batch = run.task.request(images)
         state = run.restore(checkpoint)
     forced = tuple(run.task.codec.encode(prefix)[:-1])
-    unknown = run.task.codec.encode("\0")[0]
-    if unknown in forced:
+    if UNK in forced:
         raise UserError(f"--prefix={prefix}: has a word that the model doesn't know; change it")
     if len(forced) >= run.task.length:
         raise UserError(f"--prefix: longer than the {run.task.length} tokens of a caption")
     if beam_size:
-        samples = _beams(run, state, batch, beam_size, forced, seed)
+        samples = list(
+            held_out.search(run.steps, state, [batch], seed=seed, width=beam_size, forced=forced)
+        )
     else:
         samples = list(
             held_out.write(
@@ -274,25 +293,6 @@ def _check_truncation(truncation: Truncation) -> None:
         raise UserError("--top_p: must be above 0 and at most 1")
 
 
-def _beams(run: Run, state: TrainState, batch: dict, width: int, forced, seed: int):
-    """The best sequences by beam search, in the form that sampling gives."""
-    found = jax.device_get(
-        run.steps.search_beams(
-            state.generator.params,
-            state.discriminator.params,
-            batch,
-            jax.random.key(seed),
-            width=width,
-            forced=forced,
-        )
-    )
-    beams, scores = found
-    return [
-        held_out.Sample(tokens, mask, log_probs, 1 / (1 + np.exp(-score)))
-        for tokens, mask, log_probs, score in zip(*beams, scores, strict=True)
-    ]
-
-
 def evaluate(
     workdir: str,
     *,
@@ -300,6 +300,7 @@ def evaluate(
     checkpoints: Sequence[str],
     num_samples: int,
     num_noise: int,
+    beam_size: int,
     limit: int | None,
     seed: int,
     batch_size: int,
@@ -313,7 +314,7 @@ def evaluate(
         for which in checkpoints:
             state = run.restore(which)
             columns[which] = figures = _held_out_figures(
-                run, state, split, num_samples, num_noise, limit, seed, batch_size
+                run, state, split, num_samples, num_noise, beam_size, limit, seed, batch_size
             )
             name = "evaluation.json" if which == checkpoints[-1] else f"evaluation-{which}.json"
             write_evaluation(
@@ -336,7 +337,7 @@ def evaluate(
 
 
 def _held_out_figures(
-    run: Run, state, split, num_samples, num_noise, limit, seed, batch_size
+    run: Run, state, split, num_samples, num_noise, beam_size, limit, seed, batch_size
 ) -> dict[str, Metric]:
     size = {"batch_size": batch_size, "limit": limit}
     pairs = lambda: run.task.pairs(split, **size)
@@ -354,5 +355,11 @@ def _held_out_figures(
     )
     texts = [[run.task.decode(tokens) for tokens in sample.tokens] for sample in samples]
     figures |= run.task.evaluate(split, texts)
+    best = held_out.search(
+        run.steps, state, run.task.sources(split, **size), seed=seed, width=beam_size
+    )
+    found = [[run.task.decode(sample.tokens[0])] for sample in best]
+    likeness = run.task.evaluate(split, found)
+    figures |= {f"beam_{name}": likeness[name] for name in _OF_ONE if name in likeness}
     figures["images"] = Metric(len(texts), None, len(texts), "images")
     return figures

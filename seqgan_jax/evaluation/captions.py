@@ -86,7 +86,7 @@ def caption_metrics(
     rouge = RougeScorer(["rougeL"], tokenizer=_Spaces())
     return {
         "bleu_4": _corpus(BLEU(tokenize="none", force=True), hypotheses, streams),
-        "chrf": _corpus(CHRF(), hypotheses, streams),
+        "chrf": _corpus(_Chrf(), hypotheses, streams),
         "rouge_l": Metric.mean(
             (
                 rouge.score_multi(t, h)["rougeL"].fmeasure
@@ -96,6 +96,15 @@ def caption_metrics(
         ),
         "cider_d": _cider_d(hypotheses, truths),
     }
+
+
+class _Chrf(CHRF):
+    """sacrebleu's, with Python numbers alone: its bootstrap can't average 0.0 and float32."""
+
+    def _compute_score_from_stats(self, stats):
+        score = super()._compute_score_from_stats(stats)
+        score.score = float(score.score)
+        return score
 
 
 class _Spaces:

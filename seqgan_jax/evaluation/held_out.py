@@ -58,6 +58,34 @@ def write(
             )
 
 
+def search(
+    steps, state, batches: Iterable[dict], *, seed: int, width: int, forced: tuple[int, ...] = ()
+) -> Iterator[Sample]:
+    """The `width` most probable sequences of every source that isn't a filler row, best first.
+
+    Under one z for each source, which the seed decides. Fewer where fewer exist.
+    """
+    for batch in batches:
+        beams, scores = jax.device_get(
+            steps.search_beams(
+                state.generator.params,
+                state.discriminator.params,
+                _arrays(batch),
+                jax.random.key(seed),
+                width=width,
+                forced=forced,
+            )
+        )
+        for row in np.flatnonzero(batch["weight"]):
+            found = np.isfinite(beams.log_probs[row])
+            yield Sample(
+                beams.tokens[row][found],
+                beams.mask[row][found],
+                beams.log_probs[row][found],
+                1 / (1 + np.exp(-scores[row][found])),
+            )
+
+
 def likelihood(
     steps, state, batches: Iterable[dict], *, seed: int, num_noise: int, shuffled: bool = False
 ) -> Metric:
@@ -72,8 +100,8 @@ def likelihood(
       batches: pairs, see `data.pipeline`.
       seed: of the noise.
       num_noise: K.
-      shuffled: whether targets are paired with another batch row's source, far enough away not
-        to be the same image's.
+      shuffled: whether targets are paired with another batch row's source; rows for which only
+        their own is left don't count.
     """
     totals, counts = [], []
     for batch in batches:
@@ -81,6 +109,7 @@ def likelihood(
         arrays = _arrays(batch)
         if shuffled:
             order = _derangement(batch["example_id"])
+            real &= batch["example_id"][order] != batch["example_id"]
             arrays["source"] = jax.tree.map(lambda x, order=order: x[order], batch["source"])
         nll = steps.likelihood(
             state.generator.params, arrays, jax.random.key(seed), num_noise=num_noise
@@ -115,6 +144,7 @@ def discrimination(steps, state, batches: Iterable[dict], *, seed: int) -> dict[
         wrong = steps.judge(params, arrays, batch["target"][other], batch["mask"][other])
         right["real"].append(np.asarray(real)[keep] > 0)
         right["generated"].append(np.asarray(written.scores)[keep, 0] < 0)
+        keep &= batch["example_id"][other] != batch["example_id"]
         right["mismatched"].append(np.asarray(wrong)[keep] < 0)
     accuracy = {
         name: Metric.mean(np.concatenate(values), "share") for name, values in right.items()

@@ -1,8 +1,12 @@
 """From a configuration to the two networks."""
 
+import dataclasses
+
 import ml_collections
+import numpy as np
 
 from seqgan_jax.codecs.vocabulary import Vocabulary
+from seqgan_jax.errors import UserError
 from seqgan_jax.models.discriminator import LSTMDiscriminator
 from seqgan_jax.models.encoders import ENCODERS
 from seqgan_jax.models.generator import LSTMGenerator
@@ -11,7 +15,48 @@ from seqgan_jax.models.generator import LSTMGenerator
 def _encoder(config: ml_collections.ConfigDict):
     options = config.to_dict()
     kind = options.pop("kind")
-    return None if kind == "none" else ENCODERS[kind](**{k: v for k, v in options.items() if k != "channels" or kind != "features"})
+    if kind == "none":
+        return None
+    # A command line can't take away the options of the kind that it replaces.
+    fields = {
+        name: {field.name for field in dataclasses.fields(ENCODERS[name])} for name in ENCODERS
+    }
+    others = set().union(*fields.values()) - fields[kind]
+    return ENCODERS[kind](**{name: options[name] for name in options if name not in others})
+
+
+def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray) -> None:
+    """Refuses a `config.encoder` that can't read a batch of sources, images or features.
+
+    Raises:
+      UserError: names the option.
+    """
+    kinds = ("none", *ENCODERS)
+    if config.kind not in kinds:
+        raise UserError(
+            f"config.encoder.kind: no encoder '{config.kind}'; choose from {', '.join(kinds)}"
+        )
+    if config.kind == "none":
+        return
+    fitting = "convolutional" if source.ndim == 4 else "features"
+    if config.kind != fitting:
+        raise UserError(
+            f"config.encoder.kind: '{config.kind}' can't read sources of shape "
+            f"{source.shape[1:]}; set it to {fitting}"
+        )
+    if config.size < 1:
+        raise UserError(f"config.encoder.size: {config.size} is too small; set 1 or more")
+    if config.kind == "convolutional":
+        channels, side = config.channels, min(source.shape[1:3])
+        if not channels or min(channels) < 1:
+            raise UserError(
+                f"config.encoder.channels: {channels} must be numbers of 1 or more, one a stage"
+            )
+        if side < 2 ** (len(channels) + 1):
+            raise UserError(
+                f"config.encoder.channels: {len(channels)} stages leave less than 2 x 2 positions "
+                f"of {side} x {side} pixels; name fewer, or raise config.data.image_size"
+            )
 
 
 def generator(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> LSTMGenerator:

@@ -52,7 +52,8 @@ class Captions:
         self._config = config
         self._progress = progress
         folder = workdir / "codec"
-        if (folder / "codec.json").exists():
+        # Without a configuration this is no run yet, and the codec is what a failed start left.
+        if (workdir / "config.json").exists() and (folder / "codec.json").exists():
             self.codec = TextCodec.load(folder)
         else:
             self.codec = TextCodec.fit(

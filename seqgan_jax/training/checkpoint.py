@@ -54,6 +54,8 @@ class Checkpoints:
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=None if read_only else _Policy(),
+                # Without this orbax drops the metrics; what it says decides nothing here.
+                best_fn=lambda metrics: metrics["score"] or 0.0,
                 read_only=read_only,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import held_out
 from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.reporting.metrics_log import MetricsLog
@@ -146,7 +147,7 @@ class Loop:
             ended = done == phase.steps
             step = int(state.step)
             scalars = {name: float(x) for name, x in jax.device_get(scalars).items()}
-            tokens = phase.batch_size * self.task.length
+            tokens = phase.batch_size * phase.targets * self.task.length
             self.progress.update(done, {name: scalars[name] for name in _headline(scalars)}, tokens)
             if (done - 1) // cycle % self.config.logging.every == 0 or ended:
                 log.scalars(step, phase.name, scalars)
@@ -176,6 +177,11 @@ class Loop:
         log.text(step, f"{VALIDATION}/samples", "\n".join(picture.captions))
         self.progress.sample(picture.captions[0])
         self.progress.evaluated({name: m.value for name, m in figures.items() if name in _SHOWN})
+        if phase.select not in figures:
+            raise UserError(
+                f"config.phases.{phase.name}.select: no figure '{phase.select}'; choose from "
+                f"{', '.join(figures)}"
+            )
         value = figures[phase.select].value
         return -value if phase.select in _FALLING else value
 

@@ -151,6 +151,12 @@ def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
                 f"{where}.generator.reward: no reward '{phase.generator.reward}'; choose from "
                 f"{', '.join(REWARDS)}"
             )
+        if phase.generator and not (
+            phase.generator.mle or phase.generator.words or phase.generator.policy_gradient
+        ):
+            raise UserError(f"{where}.generator: no loss has a weight; set mle or policy_gradient")
+        if phase.generator and phase.generator.num_rollouts < 1:
+            raise UserError(f"{where}.generator.num_rollouts: must be 1 or more")
         alone = not phase.discriminator and not phase.generator.policy_gradient
         if phase.targets > 1 and not alone:
             raise UserError(
@@ -159,6 +165,10 @@ def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
         for option in ("batch_size", "targets", "evaluate_every"):
             if getattr(phase, option) < 1:
                 raise UserError(f"{where}.{option}: must be 1 or more")
+        if phase.discriminator and phase.discriminator.mismatch and phase.batch_size < 2:
+            raise UserError(
+                f"{where}.batch_size: 1 leaves no other example to mismatch; set 2 or more"
+            )
         if phase.steps < 0:
             raise UserError(f"{where}.steps: {phase.steps} is negative; set 0 or more")
         phases.append(phase)

@@ -250,9 +250,11 @@ class Steps:
         )
         logits = self._call(self.generator, params, "word_logits", memory)
         sources = len(batch["example_id"])
-        used = jnp.zeros(logits.shape).at[
-            jnp.arange(sources)[:, None], batch["target"].reshape(sources, -1)
-        ].max(batch["mask"].reshape(sources, -1))
+        used = (
+            jnp.zeros(logits.shape)
+            .at[jnp.arange(sources)[:, None], batch["target"].reshape(sources, -1)]
+            .max(batch["mask"].reshape(sources, -1))
+        )
         per_source = losses.binary_cross_entropy(logits, used).sum(-1)
         return losses.weighted_mean(per_source, batch["weight"])
 
@@ -350,16 +352,17 @@ class Steps:
         tokens = [batch["target"], fake.tokens]
         masks = [batch["mask"], fake.mask]
         labels = [update.smoothing, 0.0]
-        weights = [1.0, 1.0]
+        weights = [batch["weight"], batch["weight"]]
         if update.mismatch:
             tokens.append(jnp.roll(batch["target"], 1, axis=0))
             masks.append(jnp.roll(batch["mask"], 1, axis=0))
             labels.append(0.0)
-            weights.append(update.mismatch)
+            # Another caption of the same source is no mismatch.
+            other = jnp.roll(batch["example_id"], 1) != batch["example_id"]
+            weights.append(update.mismatch * batch["weight"] * other)
         tokens, mask = jnp.stack(tokens, 1), jnp.stack(masks, 1)
-        labels, weights = jnp.array(labels), jnp.array(weights)
+        labels, weights = jnp.array(labels), jnp.stack(weights, 1)
         lanes = (-1, self.length)
-        weights = weights / weights.sum() * batch["weight"][:, None]
 
         def loss_of(params):
             logits = self._judge_lanes(
@@ -384,7 +387,7 @@ class Steps:
             "learning_rate": rate,
         }
         if update.mismatch:
-            metrics["accuracy_mismatched"] = losses.weighted_mean(final[:, 2] < 0, weight)
+            metrics["accuracy_mismatched"] = losses.weighted_mean(final[:, 2] < 0, weights[:, 2])
         return state.replace(discriminator=discriminator), metrics
 
     def _judge_lanes(self, params, batch, tokens, mask, key):

@@ -229,7 +229,7 @@ def test_rendering_agrees_with_supersampling(shape, radius, size):
     if shape == "circle":
         draw.ellipse(corners((-1, -1), (1, 1)), fill=255)
     elif shape == "square":
-        draw.rectangle(corners((-0.86, -0.86), (0.86, 0.86)), fill=255)
+        draw.rectangle(corners((-1, -1), (1, 1)), fill=255)
     elif shape == "triangle":
         draw.polygon(corners((-1, h), (1, h), (0, -h)), fill=255)
     else:
@@ -271,7 +271,7 @@ def test_generated_captions_are_true_varied_and_short(splits):
     assert np.mean(distinct) > 4.6
     assert np.mean(np.array(distinct) >= 4) > 0.92
     for found, shares in (  # false alarms: 2 in 1000 choices of the seed
-        (two, {(2, True): 0.5, (2, False): 0.3, (1, False): 0.2}),
+        (two, {(2, True): 0.7, (2, False): 0.15, (1, False): 0.15}),
         (sized, {True: 0.6, False: 0.4}),
     ):
         assert set(found) == set(shares)

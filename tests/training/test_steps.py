@@ -1,0 +1,440 @@
+"""The training step on tiny networks, against slow loops and on tasks with a known answer."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqgan_jax.codecs.vocabulary import Vocabulary
+from seqgan_jax.models.discriminator import LSTMDiscriminator
+from seqgan_jax.models.encoders import FeatureEncoder
+from seqgan_jax.models.generator import LSTMGenerator
+from seqgan_jax.training import parallel
+from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
+from seqgan_jax.training.steps import DROPOUT, NOISE, ROLLOUT, SAMPLE, Steps
+
+V, T, Z, S, D = 7, 4, 2, 2, 3
+VOCABULARY = Vocabulary(size=V, bos=1, pad=0, eos=2)
+RNG = np.random.default_rng(0)
+CONSTANT = {"updates": 1, "learning_rate": 0.01, "warmup": 0, "decay": 0.0}
+
+
+def phase(name, generator=None, discriminator=None, **options):
+    given = {"steps": 100, "batch_size": 3, "targets": 1, "evaluate_every": 100}
+    given |= {"select": "nll", "share_encoder": False} | options
+    return Phase(name=name, generator=generator, discriminator=discriminator, **given)
+
+
+MLE = phase("mle", GeneratorUpdate(**CONSTANT, mle=1.0), targets=2)
+JUDGE = phase("judge", None, DiscriminatorUpdate(**CONSTANT, mismatch=0.5, per_step=0.3))
+ADVERSARIAL = phase(
+    "adversarial",
+    GeneratorUpdate(**CONSTANT, mle=0.5, policy_gradient=2.0, num_rollouts=3, rollout_chunk=2),
+    DiscriminatorUpdate(**CONSTANT, mismatch=0.5),
+)
+# The policy gradient alone, for the slow loop.
+POLICY = phase("policy", dataclasses.replace(ADVERSARIAL.generator, mle=0.0))
+
+
+def batch_of(rows, targets=1):
+    """Sequences of all lengths, one cut without an end."""
+    lengths = (np.arange(rows * targets) + 2) % T + 1
+    mask = (np.arange(T) < lengths[:, None]).astype(np.float32)
+    target = RNG.integers(3, V, (rows * targets, T)) * mask.astype(np.int64)
+    ended = lengths < T
+    target[ended, lengths[ended] - 1] = VOCABULARY.eos
+    return {
+        "source": RNG.normal(size=(rows, S, D)).astype(np.float32),
+        "source_mask": None,
+        "target": target.astype(np.int32),
+        "mask": mask,
+        "example_id": np.arange(10, 10 + rows, dtype=np.int32),
+        "weight": np.ones(rows, np.float32),
+    }
+
+
+def generator(noise_size=Z):
+    return LSTMGenerator(
+        vocabulary_size=V,
+        encoder=FeatureEncoder(4),
+        embedding_size=3,
+        hidden_size=5,
+        num_layers=1,
+        attention_size=3,
+        output_size=4,
+        noise_size=noise_size,
+    )
+
+
+def discriminator():
+    return LSTMDiscriminator(
+        vocabulary_size=V,
+        encoder=FeatureEncoder(4),
+        embedding_size=3,
+        hidden_size=5,
+        num_layers=1,
+        attention_size=3,
+        feature_size=4,
+        num_heads=2,
+        head_size=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def steps():
+    # No gradient here reaches the norm at which it is clipped.
+    return Steps(generator(), discriminator(), VOCABULARY, T, clip=100.0)
+
+
+@pytest.fixture(scope="module")
+def initial(steps):
+    """A state on the host: steps consume the state that they are given."""
+    return jax.device_get(steps.init(0, batch_of(3)))
+
+
+def on_device(state):
+    return jax.tree.map(jnp.array, state)
+
+
+def begin(steps, state, index, chosen):
+    return jax.device_get(steps.begin_phase(on_device(state), index, chosen))
+
+
+def gradient(network):
+    """The gradient of a network's first update, from Adam's first moment (1 - 0.9) g."""
+    return jax.tree.map(lambda mu: np.asarray(mu) / (1 - 0.9), network.optimizer[1].mu)
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def assert_close(a, b, atol=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=1e-4), a, b)
+
+
+def test_each_phase_and_network_compiles_once_and_updates_one_network(steps, initial):
+    mesh = parallel.mesh()
+    state = parallel.replicate(on_device(initial), mesh)
+    compiled = 0
+    for index, chosen in enumerate((MLE, JUDGE, ADVERSARIAL)):
+        state = parallel.replicate(steps.begin_phase(state, index, chosen), mesh)
+        for done in range(3 * chosen.cycle):
+            network = chosen.network(done)
+            other = "discriminator" if network == "generator" else "generator"
+            before = jax.device_get(state)
+            batch = parallel.shard(batch_of(3, chosen.targets), mesh)
+            given, (state, metrics) = (
+                state,
+                steps.train_step(state, batch, phase=chosen, network=network),
+            )
+            assert steps.train_step._cache_size() == compiled + min(done + 1, chosen.cycle)
+            donated = (given.generator, given.discriminator, given.rollout)
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated))
+            assert_same(getattr(state, other), getattr(before, other))
+            changed = jax.tree.map(
+                lambda a, b: np.any(a != b),
+                getattr(before, network).params,
+                jax.device_get(getattr(state, network).params),
+            )
+            assert np.mean(jax.tree.leaves(changed)) > 0.8
+            assert all(name.startswith(f"{network}/") for name in metrics)
+            assert int(state.step) == int(before.step) + 1
+            assert int(state.phase) == index
+            assert int(state.phase_step) == done + 1
+            assert np.array_equal(state.key, before.key)
+        compiled += chosen.cycle
+
+
+def noises(state, purpose, example_ids, samples):
+    """z of each (example, sample), by the rule that the step documents."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
+    key = jax.random.fold_in(key, purpose)
+    fold = lambda example, sample: jax.random.fold_in(jax.random.fold_in(key, example), sample)
+    return [jax.random.normal(fold(*pair), (Z,)) for pair in zip(example_ids, samples, strict=True)]
+
+
+def sequence_log_prob(net, params, source, z, tokens):
+    """log G of every token of one sequence, token by token through `step`."""
+    call = lambda method, *args, **kw: net.apply({"params": params}, *args, method=method, **kw)
+    memory = call("encode", source[None], None, train=False)
+    state = call("initial_state", memory, z[None], T)
+    log_probs, previous = [], VOCABULARY.bos
+    for token in tokens:
+        state, logits = call("step", memory, state, jnp.array([previous]))
+        log_probs.append(jax.nn.log_softmax(logits[0])[token])
+        previous = int(token)
+    return jnp.stack(log_probs)
+
+
+def test_maximum_likelihood_step_equals_a_slow_loss(steps, initial):
+    state = begin(steps, initial, 0, MLE)
+    batch = batch_of(3, targets=2)
+    zs = noises(state, NOISE, np.repeat(batch["example_id"], 2), range(6))
+
+    def slow(params):
+        total = 0.0
+        for row in range(6):
+            count = int(batch["mask"][row].sum())
+            total -= sequence_log_prob(
+                steps.generator, params, batch["source"][row // 2], zs[row],
+                batch["target"][row, :count],
+            ).sum()  # fmt: skip
+        return total / batch["mask"].sum()
+
+    loss, grads = jax.value_and_grad(slow)(on_device(state.generator.params))
+    after, metrics = steps.train_step(on_device(state), batch, phase=MLE, network="generator")
+    np.testing.assert_allclose(metrics["generator/loss"], loss, rtol=1e-5)
+    assert_close(gradient(after.generator), grads)
+    # Adam's first update is the gradient's sign, but for its epsilon of 1e-8.
+    moved = jax.tree.map(
+        lambda p, g: p - 0.01 * g / (np.abs(g) + 1e-8),
+        state.generator.params,
+        jax.device_get(grads),
+    )
+    assert_close(after.generator.params, moved, atol=1e-4)
+    assert_same(after.rollout, state.rollout)
+    np.testing.assert_allclose(
+        metrics["generator/gradient_norm"],
+        np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(grads))),
+        rtol=1e-4,
+    )
+
+
+def test_clipping_scales_the_whole_gradient(steps, initial):
+    clipped = Steps(steps.generator, steps.discriminator, VOCABULARY, T, clip=0.1)
+    batch, state = batch_of(3, targets=2), begin(steps, initial, 0, MLE)
+    whole, metrics = steps.train_step(on_device(state), batch, phase=MLE, network="generator")
+    short, _ = clipped.train_step(on_device(state), batch, phase=MLE, network="generator")
+    factor = 0.1 / metrics["generator/gradient_norm"]
+    assert factor < 1
+    scaled = jax.tree.map(lambda g: g * factor, gradient(whole.generator))
+    assert_close(gradient(short.generator), scaled, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_filler_rows_change_nothing(steps, initial, network):
+    state = begin(steps, initial, 2, ADVERSARIAL)
+    batch = batch_of(3)
+    row = np.minimum(np.arange(5), 2)  # the pipeline repeats the last row
+    filled = {k: None if v is None else v[row] for k, v in batch.items()}
+    filled["weight"] = np.float32([1, 1, 1, 0, 0])
+    (a, ours), (b, theirs) = (
+        steps.train_step(on_device(state), x, phase=ADVERSARIAL, network=network)
+        for x in (batch, filled)
+    )
+    assert_close(gradient(getattr(a, network)), gradient(getattr(b, network)))
+    assert_close(ours, theirs)
+    assert_close(a.baseline, b.baseline)
+
+
+def test_policy_gradient_step_equals_a_slow_search(steps, initial):
+    """Sample, roll out under the old policy, judge, and differentiate, one token at a time."""
+    state = begin(steps, initial, 2, POLICY)
+    other = jax.device_get(steps.init(1, batch_of(3)))
+    # The rollout policy and the baseline as they might be later in the phase.
+    baseline = np.float32([0.4, 0.5, 0.6, 0.7])
+    state = state.replace(rollout=other.generator.params, baseline=baseline)
+    batch, rollouts = batch_of(2), POLICY.generator.num_rollouts
+    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
+    # Row b is sample b of its source.
+    written = steps.write(state.generator.params, state.discriminator.params, batch, key,
+                          num_samples=2)  # fmt: skip
+    tokens = np.stack([written.tokens[b, b] for b in range(2)])
+    mask = np.stack([written.mask[b, b] for b in range(2)])
+    zs = noises(state, NOISE, batch["example_id"], range(2))
+
+    @jax.jit
+    def next_logits(source, z, prefix):
+        logits = steps.generator.apply(
+            {"params": state.rollout}, source[None], None, z[None], prefix[None]
+        )
+        return logits[0]
+
+    @jax.jit
+    def judged(source, tokens, mask):
+        apply = lambda method, *args: steps.discriminator.apply(
+            {"params": state.discriminator.params}, *args, method=method
+        )
+        memory = apply("encode", source[None], None)
+        return jax.nn.sigmoid(apply("sequence_score", memory, tokens[None], mask[None])[0])
+
+    def reward(b, sequence):
+        padded = np.zeros(T, np.int32)
+        padded[: len(sequence)] = sequence
+        return judged(batch["source"][b], padded, np.float32(np.arange(T) < len(sequence)))
+
+    def complete(b, sequence, uniforms):
+        sequence = list(sequence)
+        for uniform in uniforms:
+            if sequence[-1] == VOCABULARY.eos or len(sequence) == T:
+                break
+            inputs = np.zeros(T, np.int32)
+            inputs[: len(sequence) + 1] = [VOCABULARY.bos, *sequence]
+            logits = np.float64(next_logits(batch["source"][b], zs[b], inputs)[len(sequence)])
+            logits[[VOCABULARY.pad, VOCABULARY.bos]] = -np.inf
+            cumulative = np.cumsum(np.exp(logits) / np.exp(logits).sum())
+            assert np.abs(cumulative - uniform).min() > 1e-5  # else take another seed
+            sequence.append(int(np.searchsorted(cumulative, uniform, side="right")))
+        return sequence
+
+    values = np.zeros((2, T))
+    for b in range(2):
+        count = int(mask[b].sum())
+        for t in range(1, count + 1):
+            for n in range(rollouts if t < count else 1):
+                row = jax.random.fold_in(jax.random.fold_in(key, ROLLOUT), batch["example_id"][b])
+                row = jax.random.fold_in(row, t * rollouts + n)
+                uniforms = jax.random.uniform(row, (T,))
+                sequence = complete(b, tokens[b, :t], uniforms if t < count else ())
+                values[b, t - 1] += reward(b, sequence) / (rollouts if t < count else 1)
+
+    def slow(params):
+        total = 0.0
+        for b in range(2):
+            count = int(mask[b].sum())
+            log_probs = sequence_log_prob(
+                steps.generator, params, batch["source"][b], zs[b], tokens[b, :count]
+            )
+            total -= (log_probs * (values[b] - baseline)[:count]).sum()
+        return 2.0 * total / mask.sum()
+
+    loss, grads = jax.value_and_grad(slow)(on_device(state.generator.params))
+    after, metrics = steps.train_step(on_device(state), batch, phase=POLICY, network="generator")
+    np.testing.assert_allclose(metrics["generator/loss_policy_gradient"], loss, rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["generator/reward"], (values * mask).sum() / mask.sum(), rtol=1e-5
+    )
+    assert_close(gradient(after.generator), grads)
+    # The baseline and the rollout policy move after they were used.
+    count = mask.sum(0)
+    mean = (values * mask).sum(0) / np.maximum(count, 1)
+    expected = np.where(count > 0, 0.9 * baseline + 0.1 * mean, baseline)
+    np.testing.assert_allclose(after.baseline, expected, rtol=1e-5)
+    slower = jax.tree.map(lambda o, n: 0.8 * o + 0.2 * n, state.rollout, after.generator.params)
+    assert_close(after.rollout, slower, atol=1e-6)
+
+
+def test_discriminator_learns_a_fixed_batch(steps, initial):
+    batch, state = batch_of(3), on_device(begin(steps, initial, 1, JUDGE))
+    # Real sequences of a token that the generator writes once in five.
+    batch["target"] = np.where(batch["mask"] > 0, 3, 0).astype(np.int32)
+    found = []
+    for _ in range(60):
+        state, metrics = steps.train_step(state, batch, phase=JUDGE, network="discriminator")
+        found.append(jax.device_get(metrics))
+    losses = [m["discriminator/loss"] for m in found]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    for name in ("real", "generated"):
+        assert np.mean([m[f"discriminator/accuracy_{name}"] for m in found[-10:]]) > 0.8
+
+
+def test_captions_of_one_source_are_no_mismatch(steps, initial):
+    """Every row has the same example: the loss is that of real and generated sequences alone."""
+    state, batch = begin(steps, initial, 1, JUDGE), batch_of(3)
+    batch = {k: v if v is None else v[[0, 0, 0]] for k, v in batch.items()}
+    other = {**batch, "example_id": np.array([10, 10, 11], np.int32)}
+    results = [
+        steps.train_step(on_device(state), x, phase=JUDGE, network="discriminator")[1]
+        for x in (batch, other)
+    ]
+    assert float(results[0]["discriminator/accuracy_mismatched"]) == 0  # of no rows
+    # The same sequence as a positive and as a negative costs more than as a positive alone.
+    assert results[1]["discriminator/loss"] != results[0]["discriminator/loss"]
+
+
+class Counter(nn.Module):
+    """A judge that likes one token: its logit is 8 (share of the token) - 4."""
+
+    liked: int = 5
+    dense = True
+
+    def setup(self):
+        self.unused = self.param("unused", nn.initializers.zeros, (1,))
+
+    def encode(self, source, source_mask, *, train=False):
+        return None
+
+    def initial_state(self, memory, batch):
+        return jnp.zeros((batch, 1))
+
+    def step(self, memory, state, token):
+        return state, (token == self.liked).astype(jnp.float32)[:, None]
+
+    def readout(self, features, mask):
+        return 8 * (features[..., 0] * mask).sum(-1) / mask.sum(-1) - 4
+
+    def sequence_score(self, memory, tokens, mask, *, train=False):
+        return self.readout((tokens == self.liked)[..., None].astype(jnp.float32), mask)
+
+    def __call__(self, source, source_mask, tokens, mask, *, train=False):
+        return self.sequence_score(None, tokens, mask) + self.unused
+
+
+def test_policy_gradient_finds_what_is_rewarded():
+    net = Counter()
+    steps = Steps(generator(), net, VOCABULARY, T, clip=1.0)
+    batch = batch_of(16)
+    chosen = phase(
+        "policy",
+        GeneratorUpdate(**{**CONSTANT, "learning_rate": 0.03}, policy_gradient=1.0),
+        batch_size=16,
+    )
+    state = steps.begin_phase(steps.init(0, batch), 0, chosen)
+
+    def share():
+        written = steps.write(state.generator.params, state.discriminator.params, batch,
+                              jax.random.key(1), num_samples=8)  # fmt: skip
+        return float(((written.tokens == net.liked) * written.mask).sum() / written.mask.sum())
+
+    before = share()
+    for _ in range(60):
+        state, _ = steps.train_step(state, batch, phase=chosen, network="generator")
+    assert before < 0.4
+    assert share() > 0.9
+
+
+def test_a_new_phase_starts_afresh_without_sharing_buffers(steps, initial):
+    state = on_device(initial)
+    state, _ = steps.train_step(state, batch_of(3, 2), phase=MLE, network="generator")
+    state = state.replace(baseline=state.baseline + 1)
+    began = steps.begin_phase(state, 1, dataclasses.replace(JUDGE, share_encoder=True))
+    assert int(began.phase) == 1
+    assert int(began.phase_step) == 0
+    assert int(began.step) == 1
+    assert_same(began.generator.params, state.generator.params)
+    assert_same(began.rollout, state.generator.params)
+    assert_same(began.discriminator.params["encoder"], state.generator.params["encoder"])
+    rest = lambda params: {k: v for k, v in params.items() if k != "encoder"}
+    assert_same(rest(began.discriminator.params), rest(state.discriminator.params))
+    for network in (began.generator, began.discriminator):
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(network.optimizer))
+    assert not np.any(began.baseline)
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(began)]
+    assert len(set(pointers)) == len(pointers)
+    kept = steps.begin_phase(state, 1, JUDGE)
+    assert_same(kept.discriminator.params, state.discriminator.params)
+
+
+def test_samples_depend_on_the_example_alone(steps, initial):
+    """Not on the batch that it is in, nor on how many samples are drawn."""
+    params = initial.generator.params, initial.discriminator.params
+    batch = batch_of(3)
+    order = [2, 0]
+    fewer = {k: v if v is None else v[order] for k, v in batch.items()}
+    a = steps.write(*params, batch, jax.random.key(4), num_samples=3)
+    b = steps.write(*params, fewer, jax.random.key(4), num_samples=2)
+    np.testing.assert_array_equal(a.tokens[order][:, :2], b.tokens)
+    np.testing.assert_array_equal(a.mask[order][:, :2], b.mask)
+    np.testing.assert_allclose(a.log_probs[order][:, :2], b.log_probs, atol=1e-5)
+    np.testing.assert_allclose(a.scores[order][:, :2], b.scores, atol=1e-5)
+    assert np.any(a.tokens[:, 0] != a.tokens[:, 1])
+    other = steps.write(*params, batch, jax.random.key(5), num_samples=3)
+    assert np.any(a.tokens != other.tokens)
+
+
+def test_purposes_have_numbers_of_their_own():
+    assert len({SAMPLE, NOISE, ROLLOUT, DROPOUT}) == 4
