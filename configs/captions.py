@@ -46,7 +46,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.generator.embedding_size = 64
     config.generator.hidden_size = 128
     config.generator.num_layers = 3
-    config.generator.attention_size = 64
+    config.generator.attention_size = 96
     config.generator.output_size = 128
     config.generator.noise_size = 16
     config.generator.noise_slots = 8
@@ -56,7 +56,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.discriminator.embedding_size = 64
     config.discriminator.hidden_size = 128
     config.discriminator.num_layers = 3
-    config.discriminator.attention_size = 64
+    config.discriminator.attention_size = 96
     config.discriminator.feature_size = 128
     config.discriminator.num_heads = 4
     config.discriminator.head_size = 32
@@ -78,22 +78,21 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         generator=generator_update(learning_rate=6e-3, warmup=100, decay=1.0, words=1.0),
     )
     config.phases.pretrain_generator = phase(
-        steps=5000,
+        steps=5500,
         batch_size=32,
         targets=2,
-        evaluate_every=1000,
+        evaluate_every=2000,
         select="nll",
         generator=generator_update(learning_rate=3e-3, warmup=200, decay=1.0, mle=1.0),
     )
     config.phases.pretrain_discriminator = phase(
-        steps=400,
+        steps=150,
         select="discriminator_accuracy",
-        share_encoder=True,
+        transfer=True,
         discriminator=discriminator_update(learning_rate=1e-3, warmup=50, decay=0.5),
     )
     config.phases.adversarial = phase(
-        steps=200,
-        evaluate_every=100,
+        steps=100,
         select="quality_diversity",
         generator=generator_update(learning_rate=1e-4, warmup=20, policy_gradient=1.0, mle=1.0),
         discriminator=discriminator_update(learning_rate=3e-4),
@@ -128,7 +127,7 @@ def phase(**overrides) -> ml_collections.ConfigDict:
     config.targets = 1
     config.evaluate_every = 100_000
     config.select = "nll"
-    config.share_encoder = False
+    config.transfer = False
     config.generator = generator_update(updates=0)
     config.discriminator = discriminator_update(updates=0)
     config.update(overrides)

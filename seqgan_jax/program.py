@@ -40,6 +40,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """
     try:
         rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            _ = flags.FLAGS.config.task  # a file that can't be read is told of at its first use
         if len(rest) == 1:
             return rest
         message = f"'{rest[1]}' belongs to no option; repeat the option before every value"
@@ -105,6 +107,8 @@ class Run:
         self.config = _saved_config(workdir) if config is None else config
         self.phases = schedule.parse(self.config.phases)
         self.task = tasks.load(self.config, workdir, progress)
+        if config is not None:
+            build.check_encoder(config.encoder, self.task.template()["source"])
         self.steps = Steps(
             build.generator(self.config, self.task.codec.vocabulary),
             build.discriminator(self.config, self.task.codec.vocabulary),
@@ -115,7 +119,6 @@ class Run:
         self.loop = Loop(self.config, workdir, self.task, self.steps, self.phases, progress)
         if config is not None:
             # Last, so that a directory is not taken by a configuration that was refused.
-            build.check_encoder(config.encoder, self.task.template()["source"])
             with replace_file(workdir / "config.json") as file:
                 file.write(json.dumps(config.to_dict(), indent=1).encode() + b"\n")
 
@@ -132,7 +135,7 @@ def _saved_config(workdir: Path) -> ml_collections.ConfigDict:
         return ml_collections.ConfigDict(_tuples(json.loads(path.read_text())))
     except FileNotFoundError as error:
         raise UserError(f"--workdir={workdir}: no run here (no config.json); train one") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: can't be read ({error}); restore it or train anew") from error
 
 

@@ -15,7 +15,9 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["SEQGAN_JAX_CACHE"], "compiled")
 )
 # Tiny networks take far longer to compile than to run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -80,10 +82,25 @@ def tiny(overrides):
 
 
 @pytest.fixture(scope="session")
-def finished_run(overrides, tmp_path_factory):
-    """The directory of a run that nothing interrupted."""
+def finished(overrides, tmp_path_factory):
+    """A run that nothing interrupted: its directory, and the run itself."""
     from seqgan_jax import program
 
+    runs = []
+
+    class Kept(program.Run):
+        def __init__(self, *args):
+            super().__init__(*args)
+            runs.append(self)
+
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    program.train(tiny(overrides), str(workdir), quiet=True)
-    return workdir
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "Run", Kept)
+        program.train(tiny(overrides), str(workdir), quiet=True)
+    return workdir, runs[0]
+
+
+@pytest.fixture(scope="session")
+def finished_run(finished):
+    """The directory of a run that nothing interrupted."""
+    return finished[0]

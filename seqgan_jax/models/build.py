@@ -48,9 +48,10 @@ def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray) -> None
         raise UserError(f"config.encoder.size: {config.size} is too small; set 1 or more")
     if config.kind == "convolutional":
         channels, side = config.channels, min(source.shape[1:3])
-        if not channels or min(channels) < 1:
+        if not channels or not all(isinstance(c, int) and c > 0 for c in channels):
             raise UserError(
-                f"config.encoder.channels: {channels} must be numbers of 1 or more, one a stage"
+                f"config.encoder.channels: {channels} must be whole numbers of 1 or more, one for "
+                "each stage"
             )
         if side < 2 ** (len(channels) + 1):
             raise UserError(

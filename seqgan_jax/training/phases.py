@@ -88,7 +88,8 @@ class Phase:
         likelihood is trained.
       evaluate_every: updates between evaluations on validation data.
       select: the validation metric by which the phase's best checkpoint is chosen.
-      share_encoder: whether the discriminator's source encoder starts as the generator's.
+      transfer: whether the discriminator starts with the generator's parameters wherever names and
+        shapes agree: both read the source and the words alike.
       generator: its updates, or None where the generator stays as it is.
       discriminator: its updates, or None.
     """
@@ -99,7 +100,7 @@ class Phase:
     targets: int
     evaluate_every: int
     select: str
-    share_encoder: bool
+    transfer: bool
     generator: GeneratorUpdate | None
     discriminator: DiscriminatorUpdate | None
 

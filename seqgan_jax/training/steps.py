@@ -126,8 +126,10 @@ class Steps:
     def begin_phase(self, state: TrainState, index: int, phase: Phase) -> TrainState:
         """The state at a phase's start: fresh optimisers, baseline and rollout policy."""
         params = copy(state.discriminator.params)
-        if phase.share_encoder and "encoder" in params:
-            params["encoder"] = copy(state.generator.params["encoder"])
+        if phase.transfer:
+            for name, ours in state.generator.params.items():
+                if jax.tree.map(jnp.shape, params.get(name)) == jax.tree.map(jnp.shape, ours):
+                    params[name] = copy(ours)
         return state.replace(
             phase=jnp.asarray(index, jnp.int32),
             phase_step=jnp.zeros((), jnp.int32),

@@ -121,7 +121,7 @@ def test_networks_take_turns(ours, theirs):
         targets=1,
         evaluate_every=1,
         select="nll",
-        share_encoder=False,
+        transfer=False,
         generator=GeneratorUpdate(updates=ours, **update) if ours else None,
         discriminator=DiscriminatorUpdate(updates=theirs, **update) if theirs else None,
     )

@@ -14,6 +14,7 @@ from seqgan_jax.models.encoders import FeatureEncoder
 from seqgan_jax.models.generator import LSTMGenerator
 from seqgan_jax.training import parallel
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
+from seqgan_jax.training.state import copy
 from seqgan_jax.training.steps import DROPOUT, NOISE, ROLLOUT, SAMPLE, Steps
 
 V, T, Z, S, D = 7, 4, 2, 2, 3
@@ -24,7 +25,7 @@ CONSTANT = {"updates": 1, "learning_rate": 0.01, "warmup": 0, "decay": 0.0}
 
 def phase(name, generator=None, discriminator=None, **options):
     given = {"steps": 100, "batch_size": 3, "targets": 1, "evaluate_every": 100}
-    given |= {"select": "nll", "share_encoder": False} | options
+    given |= {"select": "nll", "transfer": False} | options
     return Phase(name=name, generator=generator, discriminator=discriminator, **given)
 
 
@@ -35,8 +36,6 @@ ADVERSARIAL = phase(
     GeneratorUpdate(**CONSTANT, mle=0.5, policy_gradient=2.0, num_rollouts=3, rollout_chunk=2),
     DiscriminatorUpdate(**CONSTANT, mismatch=0.5),
 )
-# The policy gradient alone, for the slow loop.
-POLICY = phase("policy", dataclasses.replace(ADVERSARIAL.generator, mle=0.0))
 
 
 def batch_of(rows, targets=1):
@@ -125,7 +124,8 @@ def test_each_phase_and_network_compiles_once_and_updates_one_network(steps, ini
         for done in range(3 * chosen.cycle):
             network = chosen.network(done)
             other = "discriminator" if network == "generator" else "generator"
-            before = jax.device_get(state)
+            # Of a copy: NumPy's view of a buffer on the CPU would keep it from being donated.
+            before = jax.device_get(copy(state))
             batch = parallel.shard(batch_of(3, chosen.targets), mesh)
             given, (state, metrics) = (
                 state,
@@ -157,16 +157,18 @@ def noises(state, purpose, example_ids, samples):
     return [jax.random.normal(fold(*pair), (Z,)) for pair in zip(example_ids, samples, strict=True)]
 
 
-def sequence_log_prob(net, params, source, z, tokens):
+@jax.jit
+def sequence_log_prob(params, source, z, tokens):
     """log G of every token of one sequence, token by token through `step`."""
+    net = generator()
     call = lambda method, *args, **kw: net.apply({"params": params}, *args, method=method, **kw)
     memory = call("encode", source[None], None, train=False)
     state = call("initial_state", memory, z[None], T)
-    log_probs, previous = [], VOCABULARY.bos
+    log_probs, previous = [], jnp.array([VOCABULARY.bos])
     for token in tokens:
-        state, logits = call("step", memory, state, jnp.array([previous]))
+        state, logits = call("step", memory, state, previous)
         log_probs.append(jax.nn.log_softmax(logits[0])[token])
-        previous = int(token)
+        previous = token[None]
     return jnp.stack(log_probs)
 
 
@@ -178,11 +180,9 @@ def test_maximum_likelihood_step_equals_a_slow_loss(steps, initial):
     def slow(params):
         total = 0.0
         for row in range(6):
-            count = int(batch["mask"][row].sum())
-            total -= sequence_log_prob(
-                steps.generator, params, batch["source"][row // 2], zs[row],
-                batch["target"][row, :count],
-            ).sum()  # fmt: skip
+            tokens = batch["target"][row]
+            log_probs = sequence_log_prob(params, batch["source"][row // 2], zs[row], tokens)
+            total -= log_probs[: int(batch["mask"][row].sum())].sum()
         return total / batch["mask"].sum()
 
     loss, grads = jax.value_and_grad(slow)(on_device(state.generator.params))
@@ -204,24 +204,22 @@ def test_maximum_likelihood_step_equals_a_slow_loss(steps, initial):
     )
 
 
-def test_clipping_scales_the_whole_gradient(steps, initial):
-    clipped = Steps(steps.generator, steps.discriminator, VOCABULARY, T, clip=0.1)
-    batch, state = batch_of(3, targets=2), begin(steps, initial, 0, MLE)
-    whole, metrics = steps.train_step(on_device(state), batch, phase=MLE, network="generator")
-    short, _ = clipped.train_step(on_device(state), batch, phase=MLE, network="generator")
-    factor = 0.1 / metrics["generator/gradient_norm"]
-    assert factor < 1
-    scaled = jax.tree.map(lambda g: g * factor, gradient(whole.generator))
-    assert_close(gradient(short.generator), scaled, atol=1e-6)
+@pytest.mark.parametrize("share", [0.5, 2.0])
+def test_clipping_scales_the_whole_gradient(share):
+    grads = {"a": np.float32([[3, 0], [0, 4]]), "b": np.float32([12])}  # of norm 13
+    optimizer = Steps(None, None, VOCABULARY, T, clip=13 * share).optimizer
+    _, state = optimizer.update(grads, optimizer.init(grads))
+    factor = 0.1 * min(1.0, share)  # of the first moment, after the first update
+    assert_close(state[1].mu, {"a": factor * grads["a"], "b": factor * grads["b"]})
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
 def test_filler_rows_change_nothing(steps, initial, network):
     state = begin(steps, initial, 2, ADVERSARIAL)
-    batch = batch_of(3)
-    row = np.minimum(np.arange(5), 2)  # the pipeline repeats the last row
+    batch = batch_of(2)
+    row = np.array([0, 1, 1])  # the pipeline repeats the last row
     filled = {k: None if v is None else v[row] for k, v in batch.items()}
-    filled["weight"] = np.float32([1, 1, 1, 0, 0])
+    filled["weight"] = np.float32([1, 1, 0])
     (a, ours), (b, theirs) = (
         steps.train_step(on_device(state), x, phase=ADVERSARIAL, network=network)
         for x in (batch, filled)
@@ -233,12 +231,12 @@ def test_filler_rows_change_nothing(steps, initial, network):
 
 def test_policy_gradient_step_equals_a_slow_search(steps, initial):
     """Sample, roll out under the old policy, judge, and differentiate, one token at a time."""
-    state = begin(steps, initial, 2, POLICY)
+    state = begin(steps, initial, 2, ADVERSARIAL)
     other = jax.device_get(steps.init(1, batch_of(3)))
     # The rollout policy and the baseline as they might be later in the phase.
     baseline = np.float32([0.4, 0.5, 0.6, 0.7])
     state = state.replace(rollout=other.generator.params, baseline=baseline)
-    batch, rollouts = batch_of(2), POLICY.generator.num_rollouts
+    batch, rollouts = batch_of(2), ADVERSARIAL.generator.num_rollouts
     key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
     # Row b is sample b of its source.
     written = steps.write(state.generator.params, state.discriminator.params, batch, key,
@@ -250,14 +248,14 @@ def test_policy_gradient_step_equals_a_slow_search(steps, initial):
     @jax.jit
     def next_logits(source, z, prefix):
         logits = steps.generator.apply(
-            {"params": state.rollout}, source[None], None, z[None], prefix[None]
+            {"params": on_device(state.rollout)}, source[None], None, z[None], prefix[None]
         )
         return logits[0]
 
     @jax.jit
     def judged(source, tokens, mask):
         apply = lambda method, *args: steps.discriminator.apply(
-            {"params": state.discriminator.params}, *args, method=method
+            {"params": on_device(state.discriminator.params)}, *args, method=method
         )
         memory = apply("encode", source[None], None)
         return jax.nn.sigmoid(apply("sequence_score", memory, tokens[None], mask[None])[0])
@@ -293,17 +291,20 @@ def test_policy_gradient_step_equals_a_slow_search(steps, initial):
                 values[b, t - 1] += reward(b, sequence) / (rollouts if t < count else 1)
 
     def slow(params):
-        total = 0.0
+        surrogate = nll = 0.0
         for b in range(2):
-            count = int(mask[b].sum())
-            log_probs = sequence_log_prob(
-                steps.generator, params, batch["source"][b], zs[b], tokens[b, :count]
-            )
-            total -= (log_probs * (values[b] - baseline)[:count]).sum()
-        return 2.0 * total / mask.sum()
+            source, count = batch["source"][b], int(mask[b].sum())
+            log_probs = sequence_log_prob(params, source, zs[b], tokens[b])
+            surrogate -= (log_probs * (values[b] - baseline))[:count].sum()
+            real, count = batch["target"][b], int(batch["mask"][b].sum())
+            nll -= sequence_log_prob(params, source, zs[b], real)[:count].sum()
+        surrogate = 2.0 * surrogate / mask.sum()
+        return surrogate + 0.5 * nll / batch["mask"].sum(), surrogate
 
-    loss, grads = jax.value_and_grad(slow)(on_device(state.generator.params))
-    after, metrics = steps.train_step(on_device(state), batch, phase=POLICY, network="generator")
+    (_, loss), grads = jax.value_and_grad(slow, has_aux=True)(on_device(state.generator.params))
+    after, metrics = steps.train_step(
+        on_device(state), batch, phase=ADVERSARIAL, network="generator"
+    )
     np.testing.assert_allclose(metrics["generator/loss_policy_gradient"], loss, rtol=1e-4)
     np.testing.assert_allclose(
         metrics["generator/reward"], (values * mask).sum() / mask.sum(), rtol=1e-5
@@ -401,15 +402,19 @@ def test_a_new_phase_starts_afresh_without_sharing_buffers(steps, initial):
     state = on_device(initial)
     state, _ = steps.train_step(state, batch_of(3, 2), phase=MLE, network="generator")
     state = state.replace(baseline=state.baseline + 1)
-    began = steps.begin_phase(state, 1, dataclasses.replace(JUDGE, share_encoder=True))
+    began = steps.begin_phase(state, 1, dataclasses.replace(JUDGE, transfer=True))
     assert int(began.phase) == 1
     assert int(began.phase_step) == 0
     assert int(began.step) == 1
     assert_same(began.generator.params, state.generator.params)
     assert_same(began.rollout, state.generator.params)
-    assert_same(began.discriminator.params["encoder"], state.generator.params["encoder"])
-    rest = lambda params: {k: v for k, v in params.items() if k != "encoder"}
-    assert_same(rest(began.discriminator.params), rest(state.discriminator.params))
+    # Both read sources and tokens alike, but the outputs are their own.
+    both = {"encoder", "embedding", "lstm_0_input", "lstm_0_recurrent", "lstm_0_bias"}
+    both |= {"attention_query", "attention_key", "attention_score"}
+    for name, found in began.discriminator.params.items():
+        origin = state.generator if name in both else state.discriminator
+        if name != "hidden":  # of equal size here by chance
+            assert_same(found, origin.params[name])
     for network in (began.generator, began.discriminator):
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(network.optimizer))
     assert not np.any(began.baseline)
@@ -423,7 +428,7 @@ def test_samples_depend_on_the_example_alone(steps, initial):
     """Not on the batch that it is in, nor on how many samples are drawn."""
     params = initial.generator.params, initial.discriminator.params
     batch = batch_of(3)
-    order = [2, 0]
+    order = np.array([2, 0])
     fewer = {k: v if v is None else v[order] for k, v in batch.items()}
     a = steps.write(*params, batch, jax.random.key(4), num_samples=3)
     b = steps.write(*params, fewer, jax.random.key(4), num_samples=2)

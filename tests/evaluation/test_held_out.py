@@ -1,0 +1,205 @@
+"""Held-out figures: their statistics against NumPy, the likelihood's bound against its draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from seqgan_jax.codecs.vocabulary import Vocabulary
+from seqgan_jax.evaluation import held_out
+from seqgan_jax.models.encoders import FeatureEncoder
+from seqgan_jax.models.generator import LSTMGenerator
+from seqgan_jax.training.state import Network, TrainState
+from seqgan_jax.training.steps import Steps
+
+V, T, Z = 6, 4, 2
+VOCABULARY = Vocabulary(size=V, bos=1, pad=0, eos=2)
+RNG = np.random.default_rng(0)
+
+
+def state_of(params):
+    network = Network(params, None)
+    return TrainState(None, None, None, None, network, network, None, None)
+
+
+def pairs(sizes, batch_size, captions=3):
+    """Batches of pairs, `captions` for each image; the last is filled up with its last row."""
+    ids = np.repeat(np.arange(sum(sizes)), captions)
+    lengths = RNG.integers(1, T + 1, len(ids))
+    for start in range(0, len(ids), batch_size):
+        rows = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
+        mask = (np.arange(T) < lengths[rows, None]).astype(np.float32)
+        yield {
+            "source": ids[rows, None, None].astype(np.float32) * np.ones((1, 2, 3), np.float32),
+            "source_mask": None,
+            "target": ((2 + rows[:, None] + np.arange(T)) % 4 + 2).astype(np.int32),
+            "mask": mask,
+            "example_id": ids[rows].astype(np.int32),
+            "weight": (np.arange(start, start + batch_size) < len(ids)).astype(np.float32),
+        }
+
+
+class Pretended:
+    """Networks whose figures are known: -log G is 1 for each token, and more by the images' gap.
+
+    The judge finds a sequence real that begins with an odd token, and what is written for image i
+    where 3 divides i.
+    """
+
+    def __init__(self):
+        self.seen = []
+
+    def likelihood(self, params, batch, key, *, num_noise):
+        seen, own = batch["source"][:, 0, 0], batch["example_id"]
+        self.seen += list(zip(own, seen, strict=True))
+        return batch["mask"].sum(-1) * (1.0 + np.abs(seen - own))
+
+    def judge(self, params, batch, tokens, mask):
+        return np.where(tokens[:, 0] % 2, 1.0, -1.0)
+
+    def write(self, generator, discriminator, batch, key, *, num_samples, **_):
+        scores = np.where(batch["example_id"] % 3, -2.0, 2.0)[:, None]
+        return held_out.Sample(None, None, None, scores)
+
+
+@pytest.mark.parametrize("batch_size", [5, 7, 24])
+def test_likelihood_is_a_ratio_of_sums_with_its_delta_error(batch_size):
+    batches = list(pairs([8], batch_size))
+    found = held_out.likelihood(Scaled(), state_of(None), batches, seed=0, num_noise=1)
+    real = np.concatenate([b["weight"] for b in batches]) > 0
+    count = np.concatenate([b["mask"].sum(-1) for b in batches])[real]
+    total = count * np.concatenate([1.0 + b["example_id"] % 4 for b in batches])[real]
+    n = len(total)
+    assert found.n == n == 24
+    np.testing.assert_allclose(found.value, total.sum() / count.sum(), rtol=1e-6)
+    # Var(T / C) = (Var T - 2 r Cov(T, C) + r^2 Var C) / (n mean(C)^2), to first order.
+    r, c = total.sum() / count.sum(), np.cov(total, count, ddof=1)
+    variance = (c[0, 0] - 2 * r * c[0, 1] + r**2 * c[1, 1]) / (n * count.mean() ** 2)
+    np.testing.assert_allclose(found.stderr, np.sqrt(variance), rtol=1e-5)
+
+
+class Scaled(Pretended):
+    """Images differ in how likely their targets are."""
+
+    def likelihood(self, params, batch, key, *, num_noise):
+        return batch["mask"].sum(-1) * (1.0 + batch["example_id"] % 4)
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(8, 24), (8, 5), (9, 13), (5, 7), (3, 8)])
+def test_shuffled_pairs_are_never_of_one_image(images, batch_size):
+    """Rows are left out only where one image has more than half of the batch."""
+    batches = list(pairs([images], batch_size))
+    steps = Pretended()
+    found = held_out.likelihood(steps, state_of(None), batches, seed=0, num_noise=1, shuffled=True)
+    real = np.concatenate([b["weight"] for b in batches]) > 0
+    own, seen = np.array(steps.seen).T
+    kept = real & (own != seen)
+    assert found.n == kept.sum()
+    for k, batch in enumerate(batches):
+        rows = slice(k * batch_size, (k + 1) * batch_size)
+        if np.bincount(batch["example_id"]).max() <= batch_size / 2:
+            assert (kept == real)[rows].all()
+    count = np.concatenate([b["mask"].sum(-1) for b in batches])
+    wanted = (count * (1 + np.abs(own - seen)))[kept].sum() / count[kept].sum()
+    np.testing.assert_allclose(found.value, wanted, rtol=1e-6)
+    assert found.value >= 2
+
+
+def test_discrimination_counts_right_answers():
+    batches = list(pairs([7], 5))
+    found = held_out.discrimination(Pretended(), state_of(None), batches, seed=0)
+    rows = [
+        (b["target"][i, 0], b["example_id"][i])
+        for b in batches
+        for i in np.flatnonzero(b["weight"])
+    ]
+    real = [first % 2 == 1 for first, _ in rows]
+    generated = [example % 3 != 0 for _, example in rows]
+    assert found["discriminator_real"].value == pytest.approx(np.mean(real))
+    assert found["discriminator_generated"].value == pytest.approx(np.mean(generated))
+    assert found["discriminator_accuracy"].value == pytest.approx(np.mean(real + generated))
+    assert found["discriminator_real"].n == 21
+    order = [held_out._derangement(b["example_id"]) for b in batches]
+    wrong = [
+        b["target"][o[i], 0] % 2 == 0
+        for b, o in zip(batches, order, strict=True)
+        for i in np.flatnonzero(b["weight"])
+        if b["example_id"][o[i]] != b["example_id"][i]
+    ]
+    assert found["discriminator_mismatched"].n == len(wrong)
+    assert found["discriminator_mismatched"].value == pytest.approx(np.mean(wrong))
+
+
+def test_write_gives_each_real_row_once():
+    class Writer:
+        def write(self, generator, discriminator, batch, key, *, num_samples, **_):
+            shape = (len(batch["example_id"]), num_samples)
+            tokens = batch["example_id"][:, None, None] * np.ones((*shape, T), np.int32)
+            log_probs = np.tile(-np.arange(T, dtype=np.float32), (*shape, 1))
+            return held_out.Sample(tokens, tokens > 0, log_probs, np.full(shape, 2.0))
+
+    batches = list(pairs([7], 4, captions=1))
+    written = list(held_out.write(Writer(), state_of(None), batches, seed=0, num_samples=3))
+    assert [int(sample.tokens[0, 0]) for sample in written] == list(range(7))
+    np.testing.assert_allclose(written[0].log_probs, [-6.0] * 3)
+    np.testing.assert_allclose(written[0].scores, scipy.special.expit([2.0] * 3))
+
+
+def network(noise_size):
+    net = LSTMGenerator(
+        vocabulary_size=V,
+        encoder=FeatureEncoder(3),
+        embedding_size=3,
+        hidden_size=4,
+        num_layers=1,
+        attention_size=2,
+        output_size=4,
+        noise_size=noise_size,
+    )
+    batch = next(pairs([2], 2, captions=1))
+    z = jnp.zeros((2, noise_size))
+    params = net.init(jax.random.key(0), batch["source"], None, z, batch["target"])["params"]
+    # Far from the start, so that the noise matters.
+    params = jax.tree.map(lambda p: 3 * p, params)
+    return net, Steps(net, None, VOCABULARY, T, 1.0), params, batch
+
+
+def log_prob(net, params, batch, z):
+    """log G(target | z) of each row, in NumPy from the logits."""
+    inputs = np.concatenate([np.full((2, 1), VOCABULARY.bos), batch["target"][:, :-1]], 1)
+    logits = net.apply({"params": params}, batch["source"], None, z, inputs.astype(np.int32))
+    log_probs = scipy.special.log_softmax(np.float64(logits), axis=-1)
+    picked = np.take_along_axis(log_probs, batch["target"][:, :, None], -1)[..., 0]
+    return (picked * batch["mask"]).sum(-1)
+
+
+def noise(seed, k, n):
+    """The n-th of k draws for each of the two rows, which are examples 0 and 1."""
+    fold = jax.random.fold_in
+    keys = [fold(fold(jax.random.key(seed), row), row * k + n) for row in (0, 1)]
+    return jnp.stack([jax.random.normal(key, (Z,)) for key in keys])
+
+
+def test_bound_is_the_log_of_a_mean_and_tightens():
+    net, steps, params, batch = network(Z)
+    each = {1: [], 16: []}
+    for k, found in each.items():
+        for seed in range(40):
+            found.append(
+                np.asarray(steps.likelihood(params, batch, jax.random.key(seed), num_noise=k))
+            )
+        logs = [log_prob(net, params, batch, noise(0, k, n)) for n in range(k)]
+        wanted = np.log(k) - scipy.special.logsumexp(logs, axis=0)
+        np.testing.assert_allclose(found[0], wanted, rtol=1e-4)
+    fall = np.mean(np.array(each[1]) - np.array(each[16]), axis=1)
+    # By Jensen's inequality the mean falls; by chance it would not once in 1000 times, z < 3.1.
+    assert fall.mean() > 3.1 * fall.std(ddof=1) / np.sqrt(len(fall))
+
+
+def test_without_noise_the_likelihood_is_exact():
+    net, steps, params, batch = network(0)
+    wanted = -log_prob(net, params, batch, jnp.zeros((2, 0)))
+    for k in (1, 16):
+        found = steps.likelihood(params, batch, jax.random.key(k), num_noise=k)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)

@@ -1,0 +1,194 @@
+"""What the captions task says of hand-made captions and of a user's own images."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seqgan_jax.data.scenes import is_true
+from seqgan_jax.errors import UserError
+from seqgan_jax.evaluation.captions import diversity
+from seqgan_jax.evaluation.report import Metric
+from seqgan_jax.reporting.progress import Progress
+from seqgan_jax.tasks.captions import Captions
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
+
+
+@pytest.fixture
+def scenes_config(tiny_config):
+    tiny_config.data.update(source="scenes", path=None, validation_size=8, test_size=8)
+    tiny_config.data.image_size = 32
+    return tiny_config
+
+
+def task_of(config, folder):
+    with Progress(quiet=True) as progress:
+        return Captions(config, folder, progress)
+
+
+@pytest.fixture
+def task(scenes_config, tmp_path):
+    return task_of(scenes_config, tmp_path)
+
+
+def plain(scene, *, wrong=False):
+    """What is seen of the scene's first group, said in the plainest way; or of a colour not there.
+
+    Written from the scene's fields alone.
+    """
+    group = scene.groups[0]
+    there = {g.colour for g in scene.groups}
+    colour = next(c for c in COLOURS if c not in there) if wrong else group.colour
+    plural = {"cross": "crosses"}.get(group.shape, group.shape + "s")
+    number = ("one", "two", "three")[group.count - 1]
+    return f"{number} {colour} {group.shape if group.count == 1 else plural}"
+
+
+def test_true_share_is_what_hand_made_captions_deserve(task):
+    scenes = [task.splits["validation"].scene(i) for i in range(4)]
+    # 2, 1, 0 and 1 of two captions are true.
+    samples = [
+        [plain(scenes[0]), plain(scenes[0])],
+        [plain(scenes[1]), plain(scenes[1], wrong=True)],
+        [plain(scenes[2], wrong=True), "one"],
+        ["", plain(scenes[3])],
+    ]
+    figures = task.evaluate("validation", samples, thorough=False)
+    truth = figures["true_captions"]
+    assert (truth.value, truth.n, truth.unit) == (0.5, 4, "share")
+    # Images are independent, samples of one are not.
+    assert truth.stderr == pytest.approx(np.std([1, 0.5, 0, 0.5], ddof=1) / 2)
+    assert "cider_d" not in figures
+    # A picture's own captions are not another's.
+    moved = task.evaluate("validation", [samples[1], *samples[:1]], thorough=False)
+    wanted = [[is_true(t, s) for t in texts] for texts, s in zip(samples[1::-1], scenes)]  # noqa: B905
+    assert moved["true_captions"].value == pytest.approx(np.mean(wanted))
+
+
+def test_thorough_figures(task):
+    references = task.references("test", 6)
+    figures = task.evaluate("test", [texts[:2] for texts in references])
+    assert figures["true_captions"].value == 1
+    assert figures["rouge_l"].value == pytest.approx(1)
+    assert figures["bleu_4"].value == pytest.approx(100)
+    known = {word for texts in references for text in texts[:2] for word in text.split()}
+    size = len(task.codec.tokens) - 4
+    assert figures["vocabulary_used"].value == pytest.approx(len(known) / size)
+    training = set(task._training_captions())
+    flat = [text for texts in references for text in texts[:2]]
+    novel = np.mean([text not in training for text in flat])
+    assert figures["novel_captions"].value == pytest.approx(novel)
+
+
+def test_quality_times_diversity(task):
+    """Quality times the ratio of distinct captions to the references', at most 1."""
+    scenes = [task.splits["validation"].scene(i) for i in range(8)]
+    references = [texts[:3] for texts in task.references("validation", 8)]
+    theirs = np.mean([len(set(texts)) / 3 for texts in references])
+    assert theirs == diversity(references)["distinct_captions"].value
+    same = [[plain(scene)] * 3 for scene in scenes]
+    figures = task.evaluate("validation", same, thorough=False)
+    found = figures["quality_diversity"]
+    assert found.value == pytest.approx(1 * (1 / 3) / theirs)
+    mixed = [[plain(s), plain(s), plain(s, wrong=True)] for s in scenes]
+    found = task.evaluate("validation", mixed, thorough=False)["quality_diversity"]
+    assert found.value == pytest.approx(2 / 3 * min(1, (2 / 3) / theirs))
+    # More diverse than the references is no better.
+    various = [[plain(s), f"there {('is', 'are')[s.groups[0].count > 1]} {plain(s)}",
+                f"a picture of {plain(s)}"] for s in scenes]  # fmt: skip
+    found = task.evaluate("validation", various, thorough=False)
+    assert found["distinct_captions"].value == 1
+    assert found["quality_diversity"].value == found["true_captions"].value == 1
+    one = task.evaluate("validation", [texts[:1] for texts in same], thorough=False)
+    assert "quality_diversity" not in one
+
+
+def test_quality_is_cider_d_on_other_data(tiny_config, tmp_path):
+    task = task_of(tiny_config, tmp_path)
+    references = task.references("validation", 4)
+    samples = [[texts[0], texts[0]] for texts in references]
+    figures = task.evaluate("validation", samples, thorough=False)
+    cider, theirs = figures["cider_d"], np.mean([len(set(texts)) / 2 for texts in references])
+    found = figures["quality_diversity"]
+    assert cider.value > 1
+    assert found.value == pytest.approx(cider.value * min(1, 0.5 / theirs))
+    assert found.stderr == pytest.approx(cider.stderr * min(1, 0.5 / theirs))
+    assert "true_captions" not in figures
+
+
+def test_captions_without_a_common_word_are_judged_too(tiny_config, tmp_path):
+    task = task_of(tiny_config, tmp_path)
+    right = task.references("validation", 1)[0][0]
+    for first, text in (("", ""), ("z", "z"), ("dog dog dog", ""), (right, "z")):
+        figures = task.evaluate("validation", [[first, text], *[[text, text]] * 3])
+        assert all(isinstance(figure, Metric) for figure in figures.values())
+        assert all(f.value is None or math.isfinite(f.value) for f in figures.values())
+
+
+def test_references_are_the_yardstick(task):
+    found = task.reference_figures("validation", 8, 3)
+    references = task.references("validation", 8)
+    assert found["distinct_captions"].value == np.mean([len(set(t[:3])) / 3 for t in references])
+    assert found["cider_d"].n == 8
+
+
+def test_the_codec_is_the_runs_own(scenes_config, tmp_path):
+    """Taken from a run's directory, but not from what a refused start left behind."""
+    first = task_of(scenes_config, tmp_path).codec
+    scenes_config.codec.kind = "character"
+    second = task_of(scenes_config, tmp_path).codec
+    assert second.kind == "character"
+    (tmp_path / "config.json").write_text("{}")
+    scenes_config.codec.kind = "word"
+    assert task_of(scenes_config, tmp_path).codec.tokens == second.tokens != first.tokens
+
+
+def test_request_reads_files_and_folders(task, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, colour in (("b.png", "blue"), ("a.JPG", "red")):
+        Image.new("RGB", (50, 40), colour).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    single = tmp_path / "c.png"
+    Image.new("RGB", (9, 9), "white").save(single)
+    names, batch = task.request([str(single), str(folder)])
+    assert names == [str(single), str(folder / "a.JPG"), str(folder / "b.png")]
+    assert batch["source"].shape == (3, 32, 32, 3)
+    assert batch["source"].dtype == np.uint8
+    means = batch["source"].mean((1, 2))
+    np.testing.assert_allclose(means, [[255] * 3, [254, 0, 0], [0, 0, 255]], atol=2)
+    np.testing.assert_array_equal(batch["weight"], np.ones(3))
+    assert len(set(batch["example_id"])) == 3
+
+
+def test_request_refuses(task, tiny_config, tmp_path):
+    with pytest.raises(UserError, match=r"no-such\.png: this image can't be read"):
+        task.request([str(tmp_path / "no-such.png")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: no pictures in this folder"):
+        task.request([str(tmp_path / "empty")])
+    tiny_config.data.source = "features"
+    tiny_config.data.path = "unused"
+    task._config = tiny_config
+    with pytest.raises(UserError, match="--image: this model was trained on precomputed features"):
+        task.request([str(tmp_path / "any.png")])
+
+
+@pytest.mark.parametrize(("option", "value"), [("source", "imagenet"), ("features", "vgg")])
+def test_unknown_data_is_refused(tiny_config, tmp_path, option, value):
+    tiny_config.data[option] = value
+    with pytest.raises(UserError, match=rf"^config.data.{option}: no \w+ '{value}'; choose from "):
+        task_of(tiny_config, tmp_path)
+
+
+def test_pictures_are_drawn_for_what_was_written(task, tmp_path):
+    captions = [plain(task.splits["validation"].scene(i)) for i in range(2)]
+    tokens = np.array(task.codec.encode(captions[0])[:4])
+    attention = np.full((4, 16), 1 / 16)
+    drawn = task.illustrate(tmp_path / "s", "validation", captions, [0.5, 0.25], tokens, attention)
+    assert set(drawn) == {"captions", "attention"}
+    for name, picture in drawn.items():
+        with Image.open(tmp_path / "s" / f"{name}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image.convert("RGB")), picture)

@@ -1,0 +1,341 @@
+"""The programs by the command line: bad input is one clear line and status 2, and nothing lost."""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from seqgan_jax import program
+from seqgan_jax.reporting.progress import Progress
+from seqgan_jax.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[1]
+CONFIG = f"--config={ROOT / 'configs' / 'captions.py'}"
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Runs an entry point in this process: status, standard output, lines of standard error."""
+
+    def call(name, *arguments):
+        before, status = set(flags.FLAGS), 0
+        entry = runpy.run_path(str(ROOT / f"{name}.py"), run_name=name)
+        own = set(flags.FLAGS) - before
+        try:
+            monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
+            entry["main"](program.parse_flags(sys.argv))
+        except SystemExit as stop:
+            status = stop.code
+        finally:
+            for flag in set(flags.FLAGS):
+                if flag in own or flag.startswith("config."):
+                    delattr(flags.FLAGS, flag)
+            flags.FLAGS.unparse_flags()
+        output = capsys.readouterr()
+        return status, output.out, output.err.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def refused(call):
+    """Checks that the program refuses its arguments in one line that holds all the given words."""
+
+    def refused(words, name, *arguments):
+        status, _, lines = call(name, *arguments)
+        assert status == 2
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("error: ")
+        for word in words:
+            assert word in lines[0]
+
+    return refused
+
+
+@pytest.fixture
+def refused_training(refused, overrides, tmp_path):
+    """The same of train.py on the tiny data, which must leave the directory free."""
+
+    def refused_training(words, **changes):
+        workdir, values = tmp_path / "run", overrides | changes
+        arguments = [f"--config.{k}={v}" for k, v in values.items()]
+        refused(words, "train", f"{CONFIG}:smoke", f"--workdir={workdir}", *arguments)
+        assert not (workdir / "config.json").exists()
+
+    return refused_training
+
+
+# The command line itself
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.generator.hiden_size=3"], ["hiden_size"]),
+        (["--config.generator.hidden_size=many"], ["hidden_size", "many"]),
+        (["--config.data.path"], ["config.data.path"]),
+        (["--config.encoder.channels=3.5"], ["config.encoder.channels"]),
+        (["--speed=3"], ["speed"]),
+        (["more"], ["'more' belongs to no option"]),
+    ],
+)
+def test_bad_options(refused, tmp_path, arguments, words):
+    refused(words, "train", f"{CONFIG}:smoke", f"--workdir={tmp_path / 'run'}", *arguments)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_bad_configuration_file(refused, tmp_path):
+    refused(["'huge'", "smoke"], "train", f"{CONFIG}:huge")
+    refused(["no-such.py"], "train", f"--config={tmp_path / 'no-such.py'}")
+
+
+def test_several_images_need_several_options(refused, tmp_path):
+    arguments = [f"--workdir={tmp_path}", "--image", "a.png", "b.png"]
+    refused(["'b.png' belongs to no option"], "generate", *arguments)
+
+
+# Directories
+
+
+def test_another_configuration_and_an_unknown_phase(refused, overrides, finished_run):
+    before = {p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if p.is_file()}
+    arguments = [f"{CONFIG}:smoke", f"--workdir={finished_run}"]
+    arguments += [f"--config.{k}={v}" for k, v in overrides.items()]
+    words = [str(finished_run), "config.generator.hidden_size=16, not 17", "another directory"]
+    refused(words, "train", *arguments, "--config.generator.hidden_size=17")
+    words = ["config.phases.order: no phase 'warm_up'"]
+    refused(words, "train", *arguments, "--config.phases.order=('warm_up',)")
+    assert before == {p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if p.is_file()}
+
+
+def test_budgets_and_logging_may_change(finished_run, overrides, tmp_path):
+    values = overrides | {"logging.every": 7, "phases.adversarial.steps": 9}
+    shutil.copytree(finished_run, tmp_path / "run")
+    config = runpy.run_path(str(ROOT / "configs" / "captions.py"))["get_config"]("smoke")
+    config.update_from_flattened_dict(values)
+    with Progress(quiet=True) as progress:
+        program.Run(tmp_path / "run", config, progress)
+        again = program.Run(tmp_path / "run", None, progress)
+    assert again.config.to_dict() == config.to_dict()
+
+
+def test_unwritable_directory(refused, overrides, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = [f"{CONFIG}:smoke", *(f"--config.{k}={v}" for k, v in overrides.items())]
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
+        words = [f"--workdir={workdir}", "can't be written to", "another directory"]
+        refused(words, "train", *arguments, f"--workdir={workdir}")
+
+
+def test_no_run_or_no_checkpoint(refused, finished_run, tmp_path):
+    refused([str(tmp_path), "no run here"], "evaluate", f"--workdir={tmp_path}")
+    shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    refused(["checkpoints", "train this run first"], "evaluate", f"--workdir={tmp_path / 'run'}")
+    for text in ('{"task": ', "[]", "3"):
+        (tmp_path / "run" / "config.json").write_text(text)
+        refused(["config.json", "can't be read"], "evaluate", f"--workdir={tmp_path / 'run'}")
+
+
+def test_unknown_checkpoint_and_split(refused, finished_run):
+    run = f"--workdir={finished_run}"
+    refused(["--checkpoint=middle", "adversarial"], "evaluate", run, "--checkpoint=middle")
+    refused(["--split=dev", "validation", "test"], "evaluate", run, "--split=dev")
+    refused(["--limit", "0"], "evaluate", run, "--limit=0")
+
+
+# Data
+
+
+@pytest.fixture
+def folder(features_folder, tmp_path):
+    shutil.copytree(features_folder, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"image,words\n0.jpg,a dog\n", ["captions.txt", "no column 'caption'"]),
+        (b"image,caption\n", ["captions.txt", "no captions"]),
+        (b"", ["captions.txt", "no column 'image'"]),
+        (b"image,caption\n0.jpg,a dog\n1.jpg,caf\xe9\n", ["captions.txt", "line 3", "UTF-8"]),
+        (b"image,caption\n0.jpg,a dog\n1.jpg\n", ["captions.txt", "line 3"]),
+    ],
+)
+def test_bad_captions(refused_training, folder, text, words):
+    (folder / "captions.txt").write_bytes(text)
+    refused_training(words, **{"data.path": folder})
+
+
+def test_bad_data(refused_training, folder, tmp_path):
+    refused_training(["no-such", "no such folder"], **{"data.path": tmp_path / "no-such"})
+    refused_training(["nothing to train on", "of 16 images"], **{"data.validation_size": 12})
+    (folder / "features.npz").unlink()
+    refused_training([str(folder), "features"], **{"data.path": folder})
+
+
+def test_more_characters_than_the_limit(refused_training):
+    changes = {"codec.kind": "character", "codec.max_size": 10}
+    refused_training(["config.codec.max_size", "limit of 10", "set it to"], **changes)
+
+
+def photographs(folder, count):
+    """A folder in Flickr8k's layout."""
+    (folder / "Images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        picture = rng.integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(picture).save(folder / "Images" / f"{i}.jpg")
+    lines = [f"{i}.jpg,a dog sits" for i in range(count)]
+    (folder / "captions.txt").write_text("\n".join(["image,caption", *lines]))
+    return folder
+
+
+def test_bad_photographs(refused_training, tmp_path):
+    folder = photographs(tmp_path / "photographs", 12)
+    changes = {
+        "data.source": "flickr8k",
+        "data.path": folder,
+        "data.image_size": 32,
+        "encoder.kind": "convolutional",
+    }
+    torn = folder / "Images" / "3.jpg"
+    torn.write_bytes(torn.read_bytes()[:300])
+    refused_training(["3.jpg", "config.data.max_unreadable_share"], **changes)
+    torn.unlink()
+    refused_training(["3.jpg", "config.data.max_unreadable_share"], **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"encoder.kind": "transformer"}, ["config.encoder.kind", "convolutional, features"]),
+        ({"encoder.kind": "convolutional"}, ["config.encoder.kind", "set it to features"]),
+        ({"encoder.size": 0}, ["config.encoder.size: 0"]),
+        ({"encoder.channels": (8,) * 5}, ["config.encoder.channels", "32 x 32 pixels"]),
+        ({"encoder.channels": (8, -1)}, ["config.encoder.channels", "1 or more"]),
+        ({"encoder.channels": ()}, ["config.encoder.channels", "1 or more"]),
+    ],
+)
+def test_encoders_that_do_not_fit(refused_training, changes, words):
+    if "encoder.channels" in changes:
+        changes = changes | {"data.source": "scenes", "data.image_size": 32}
+        changes |= {"encoder.kind": "convolutional"}
+    refused_training(words, **changes)
+
+
+# Writing and judging
+
+
+@pytest.fixture(scope="module")
+def scenes_run(overrides, tmp_path_factory):
+    """A run on pictures that has learned nothing, with one checkpoint."""
+    config = runpy.run_path(str(ROOT / "configs" / "captions.py"))["get_config"]("smoke")
+    config.update_from_flattened_dict(overrides)
+    config.data.update(source="scenes", image_size=32)
+    config.encoder.update(kind="convolutional", channels=(4, 4))
+    workdir = tmp_path_factory.mktemp("scenes")
+    with Progress(quiet=True) as progress:
+        run = program.Run(workdir, config, progress)
+        checkpoints = Checkpoints(workdir)
+        checkpoints.save(run.loop.initial_state(), phase="adversarial", ended=True, score=None)
+        checkpoints.close()
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "picture.jpg"
+    Image.effect_noise((60, 50), 80).convert("RGB").save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--temperature=0"], ["--temperature", "--beam_size=1"]),
+        (["--temperature=-1"], ["--temperature"]),
+        (["--temperature=nan"], ["--temperature"]),
+        (["--top_p=2"], ["--top_p"]),
+        (["--top_p=0"], ["--top_p"]),
+        (["--top_k=-1"], ["--top_k"]),
+        (["--num_samples=0"], ["--num_samples"]),
+        (["--beam_size=-1"], ["--beam_size"]),
+        (["--prefix=two zyzzyvas"], ["--prefix=two zyzzyvas", "doesn't know"]),
+        (["--prefix=one red cross one"], ["--prefix", "4 tokens"]),
+        (["--checkpoint=middle"], ["--checkpoint=middle", "last, best, adversarial"]),
+        (["--format=xml"], ["format"]),
+    ],
+)
+def test_bad_requests(refused, scenes_run, picture, arguments, words):
+    refused(words, "generate", f"--workdir={scenes_run}", f"--image={picture}", *arguments)
+
+
+def test_bad_pictures(refused, scenes_run, picture, finished_run, tmp_path):
+    run = f"--workdir={scenes_run}"
+    refused(["no-such.jpg", "can't be read"], "generate", run, "--image=no-such.jpg")
+    torn, text = tmp_path / "torn.jpg", tmp_path / "text.png"
+    torn.write_bytes(picture.read_bytes()[:400])
+    text.write_text("no picture")
+    refused(["torn.jpg", "can't be read"], "generate", run, f"--image={torn}")
+    refused(["text.png", "not an image"], "generate", run, f"--image={text}")
+    words = ["--image", "precomputed features"]
+    refused(words, "generate", f"--workdir={finished_run}", f"--image={picture}")
+    refused(["image"], "generate", run)
+
+
+def test_generate_writes_what_was_asked_for(call, scenes_run, picture, tmp_path):
+    shutil.copy(picture, tmp_path / "second.jpg")
+    arguments = [f"--workdir={scenes_run}", f"--image={picture}", f"--image={tmp_path}"]
+    arguments += ["--num_samples=3", "--prefix=two red"]
+    status, text, errors = call("generate", *arguments, "--seed=1")
+    assert (status, errors) == (0, [])
+    status, found, _ = call("generate", *arguments, "--seed=1", "--format=json")
+    rows = json.loads(found)
+    assert [row["image"] for row in rows] == [str(picture), str(tmp_path / "second.jpg")]
+    lines = iter(text.splitlines())
+    for row in rows:
+        assert next(lines) == row["image"]
+        assert len(row["captions"]) == 3
+        for caption in row["captions"]:
+            assert caption["caption"].startswith("two red")
+            assert caption["log_prob"] < 0 < caption["score"] < 1
+            shown = f"  {caption['caption']}  (log-probability {caption['log_prob']:.2f}, "
+            assert next(lines) == f"{shown}discriminator {caption['score']:.2f})"
+    assert not list(lines)
+
+
+def test_beams_come_in_order(call, scenes_run, picture):
+    arguments = [f"--workdir={scenes_run}", f"--image={picture}", "--beam_size=3", "--format=json"]
+    _, found, _ = call("generate", *arguments)
+    captions = json.loads(found)[0]["captions"]
+    log_probs = [caption["log_prob"] for caption in captions]
+    assert log_probs == sorted(log_probs, reverse=True)
+    assert len({caption["caption"] for caption in captions}) == 3
+
+
+def test_evaluate_writes_every_figure(call, finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "run")
+    arguments = [f"--workdir={tmp_path / 'run'}", "--num_samples=2", "--num_noise=2"]
+    arguments += ["--batch_size=4", "--checkpoint=pretrain_generator,last"]
+    status, text, _ = call("evaluate", *arguments)
+    assert status == 0
+    wanted = {"nll", "nll_shuffled", "bleu_4", "rouge_l", "chrf", "cider_d", "self_bleu_4"}
+    wanted |= {"distinct_1", "vocabulary_used", "novel_captions", "discriminator_accuracy"}
+    for name, which in (
+        ("evaluation-pretrain_generator", "pretrain_generator"),
+        ("evaluation", "last"),
+    ):
+        found = json.loads((tmp_path / "run" / f"{name}.json").read_text())
+        assert (found["task"], found["split"], found["checkpoint"]) == ("captions", "test", which)
+        assert wanted <= set(found["metrics"])
+        for figure in found["metrics"].values():
+            assert set(figure) == {"value", "stderr", "n", "unit"}
+        assert found["metrics"]["nll"]["n"] == 8
+    assert "one caption for all" in text
