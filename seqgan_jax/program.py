@@ -84,7 +84,7 @@ def compilation_cache() -> None:
     from seqgan_jax.data.cache import cache_folder
 
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 class Run:

@@ -100,6 +100,16 @@ def test_several_images_need_several_options(refused, tmp_path):
     refused(["'b.png' belongs to no option"], "generate", *arguments)
 
 
+def test_interrupted_before_there_is_anything_to_save(capsys):
+    def start():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        program.main(start)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 # Directories
 
 

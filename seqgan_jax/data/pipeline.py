@@ -70,7 +70,7 @@ def training_batches(
     """
     if batch_size % process_count:
         raise UserError(
-            f"config.phases.PHASE.batch_size: {batch_size} rows can't be shared equally by "
+            f"config.phases.*.batch_size: {batch_size} rows can't be shared equally by "
             f"{process_count} processes; set a multiple of that"
         )
     rows = batch_size // process_count
@@ -79,7 +79,7 @@ def training_batches(
         raise UserError("config.data: the training set is empty")
     if len(examples) < batch_size:
         raise UserError(
-            f"config.phases.PHASE.batch_size: {batch_size} is more than the {len(examples)} "
+            f"config.phases.*.batch_size: {batch_size} is more than the {len(examples)} "
             "examples of the training set; set it lower"
         )
     batches = _Batches(

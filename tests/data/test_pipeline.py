@@ -165,7 +165,9 @@ def test_sources_alone_in_order():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(UserError, match=r"config\.batch_size: 6 is more than the 3 examples"):
+    with pytest.raises(
+        UserError, match=r"config\.phases\.\*\.batch_size: 6 is more than the 3 examples"
+    ):
         training_batches(Numbered(2), CODEC, **SETTINGS)
     with pytest.raises(UserError, match="empty"):
         training_batches(Numbered(0), CODEC, **SETTINGS)

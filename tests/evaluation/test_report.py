@@ -50,7 +50,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, f
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((os, "fsync") if fails == "fsync" else (type(path), "replace")), full)
+    monkeypatch.setattr(os, fails, full)
     with pytest.raises(UserError, match=r"evaluation\.json.*No space left"):
         report.write_evaluation(path, **WHERE, metrics={})
     assert path.read_text() == "old"

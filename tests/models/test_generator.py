@@ -98,7 +98,13 @@ def test_call_equals_its_parts_and_only_parameters_are_made(case):
 def test_every_parameter_matters(case):
     def loss(variables):
         out = case.net.apply(variables, case.source, case.source_mask, case.z, case.inputs)
-        return (jax.nn.log_softmax(out)[..., 0] ** 2).sum()
+        total = (jax.nn.log_softmax(out)[..., 0] ** 2).sum()
+        if case.source is not None:
+            memory = case.net.apply(
+                variables, case.source, case.source_mask, train=False, method="encode"
+            )
+            total += (case.net.apply(variables, memory, method="word_logits") ** 2).sum()
+        return total
 
     gradients = jax.jit(jax.grad(loss))(case.variables)
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
@@ -235,3 +241,16 @@ def test_attention_weights_are_kept_on_request(case):
     (weights,) = kept["intermediates"]["attention"]
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(weights > 0, case.source_mask > 0)
+
+
+def test_word_logits_are_the_noisy_or_of_the_positions(case):
+    if case.source is None:
+        pytest.skip("words are seen in a source")
+    memory = case.memory()
+    head = case.variables["params"]["words"]
+    each = 1 / (
+        1 + np.exp(-(np.asarray(memory.values, np.float64) @ head["kernel"] + head["bias"]))
+    )
+    together = 1 - np.prod(1 - each, axis=1)
+    logits = case.net.apply(case.variables, memory, method="word_logits")
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), together, rtol=1e-4)
