@@ -216,6 +216,8 @@ def _flickr8k(config):
     config.phases.pretrain_generator.update(batch_size=32, targets=5, steps=600)
     config.phases.pretrain_generator.evaluate_every = 100
     config.phases.pretrain_generator.generator.update(learning_rate=2e-3)
+    config.phases.pretrain_discriminator.update(batch_size=32, steps=100)
+    config.phases.adversarial.update(batch_size=32, steps=40)
     config.evaluation.validation_limit = 80
 
 
