@@ -46,7 +46,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.generator.embedding_size = 64
     config.generator.hidden_size = 128
     config.generator.num_layers = 3
-    config.generator.attention_size = 96
+    config.generator.attention_size = 128
     config.generator.output_size = 128
     config.generator.noise_size = 16
     config.generator.noise_slots = 8
@@ -56,7 +56,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.discriminator.embedding_size = 64
     config.discriminator.hidden_size = 128
     config.discriminator.num_layers = 3
-    config.discriminator.attention_size = 96
+    config.discriminator.attention_size = 128
     config.discriminator.feature_size = 128
     config.discriminator.num_heads = 4
     config.discriminator.head_size = 32
@@ -71,14 +71,14 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
     # The image encoder learns which words belong where, at a tenth of a caption's cost.
     config.phases.pretrain_encoder = phase(
-        steps=3000,
+        steps=3500,
         batch_size=32,
         targets=5,
         select="nll",
         generator=generator_update(learning_rate=6e-3, warmup=100, decay=1.0, words=1.0),
     )
     config.phases.pretrain_generator = phase(
-        steps=5500,
+        steps=6500,
         batch_size=32,
         targets=2,
         evaluate_every=2000,
@@ -86,13 +86,15 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         generator=generator_update(learning_rate=3e-3, warmup=200, decay=1.0, mle=1.0),
     )
     config.phases.pretrain_discriminator = phase(
-        steps=150,
+        steps=100,
+        batch_size=32,
         select="discriminator_accuracy",
         transfer=True,
         discriminator=discriminator_update(learning_rate=1e-3, warmup=50, decay=0.5),
     )
     config.phases.adversarial = phase(
-        steps=100,
+        steps=60,
+        batch_size=32,
         select="quality_diversity",
         generator=generator_update(learning_rate=1e-4, warmup=20, policy_gradient=1.0, mle=1.0),
         discriminator=discriminator_update(learning_rate=3e-4),
@@ -216,8 +218,6 @@ def _flickr8k(config):
     config.phases.pretrain_generator.update(batch_size=32, targets=5, steps=600)
     config.phases.pretrain_generator.evaluate_every = 100
     config.phases.pretrain_generator.generator.update(learning_rate=2e-3)
-    config.phases.pretrain_discriminator.update(batch_size=32, steps=100)
-    config.phases.adversarial.update(batch_size=32, steps=40)
     config.evaluation.validation_limit = 80
 
 

@@ -169,7 +169,7 @@ class Steps:
     def _apply(self, network: Network, grads, rate) -> tuple[Network, chex.Array]:
         updates, optimizer = self.optimizer.update(grads, network.optimizer, network.params)
         params = jax.tree.map(lambda p, u: p - rate * u, network.params, updates)
-        return Network(params, optimizer), optax.global_norm(grads)
+        return Network(params, optimizer), optax.tree.norm(grads)
 
     def _update_generator(self, state, batch, key, update: GeneratorUpdate, rate):
         metrics = {}
