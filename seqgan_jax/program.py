@@ -245,7 +245,15 @@ def generate(
         raise UserError(f"--prefix: longer than the {run.task.length} tokens of a caption")
     if beam_size:
         samples = list(
-            held_out.search(run.steps, state, [batch], seed=seed, width=beam_size, forced=forced)
+            held_out.search(
+                run.steps,
+                state,
+                [batch],
+                seed=seed,
+                width=beam_size,
+                forced=forced,
+                banned=(UNK,),
+            )
         )
     else:
         samples = list(
@@ -255,7 +263,7 @@ def generate(
                 [batch],
                 seed=seed,
                 num_samples=num_samples,
-                truncation=truncation,
+                truncation=truncation._replace(banned=(UNK,)),
                 forced=forced,
             )
         )

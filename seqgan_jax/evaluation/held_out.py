@@ -59,7 +59,14 @@ def write(
 
 
 def search(
-    steps, state, batches: Iterable[dict], *, seed: int, width: int, forced: tuple[int, ...] = ()
+    steps,
+    state,
+    batches: Iterable[dict],
+    *,
+    seed: int,
+    width: int,
+    forced: tuple[int, ...] = (),
+    banned: tuple[int, ...] = (),
 ) -> Iterator[Sample]:
     """The `width` most probable sequences of every source that isn't a filler row, best first.
 
@@ -74,6 +81,7 @@ def search(
                 jax.random.key(seed),
                 width=width,
                 forced=forced,
+                banned=banned,
             )
         )
         for row in np.flatnonzero(batch["weight"]):

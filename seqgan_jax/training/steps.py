@@ -69,7 +69,9 @@ class Steps:
         self.likelihood = jax.jit(self._likelihood, static_argnames="num_noise")
         self.judge = jax.jit(self._judge)
         self.attention = jax.jit(self._attention)
-        self.search_beams = jax.jit(self._search_beams, static_argnames=("width", "forced"))
+        self.search_beams = jax.jit(
+            self._search_beams, static_argnames=("width", "forced", "banned")
+        )
 
     # Networks as functions of their parameters.
 
@@ -481,6 +483,7 @@ class Steps:
         *,
         width: int,
         forced: tuple[int, ...] = (),
+        banned: tuple[int, ...] = (),
     ) -> tuple[beam.Beams, chex.Array]:
         """The `width` best sequences of each source under one z, and their logits, [B, W]."""
         sources = len(batch["example_id"])
@@ -502,7 +505,7 @@ class Steps:
             length=self.length,
             bos=self.vocabulary.bos,
             **self._special(),
-            banned=self._never(),
+            banned=(*self._never(), *banned),
             forced=forced,
         )
         lanes = (sources * width, self.length)
