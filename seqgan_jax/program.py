@@ -1,6 +1,7 @@
 """What the entry points do: train, generate, evaluate."""
 
 import json
+import logging
 import sys
 import tempfile
 import traceback
@@ -61,6 +62,8 @@ _OF_ONE = ("true_captions", "bleu_4", "chrf", "rouge_l", "cider_d")
 
 def main(function: Callable[[], None], *, debug: bool = False) -> None:
     """Runs a program; a user's error becomes one line on standard error and exit status 2."""
+    # JAX tells of every platform that it looked for and didn't find.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     try:
         function()
     except UserError as error:
