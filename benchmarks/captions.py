@@ -32,9 +32,9 @@ def main(argv):
         run = Run(Path(folder), CONFIG.value, progress)
         state = run.loop.initial_state()
         for index, phase in enumerate(run.phases):
-            batch = next(run.loop.batches(phase, index, 0))
             state = run.loop.begin(state, index)
-            for network in dict.fromkeys(phase.network(k) for k in range(phase.cycle)):
+            for network in phase.networks:
+                batch = next(run.loop.batches(phase, index, network, 0))
                 began = time.perf_counter()
                 compiled = run.steps.train_step.lower(
                     state, batch, phase=phase, network=network
@@ -51,9 +51,9 @@ def main(argv):
                     f"{phase.name}/{network}",
                     median * 1e3,
                     "ms/step",
-                    captions_per_second=round(phase.batch_size * phase.targets / median, 1),
+                    captions_per_second=round(phase.sources(network) * phase.targets / median, 1),
                     compile_seconds=round(compile_time, 1),
-                    batch_size=phase.batch_size,
+                    batch_size=phase.sources(network),
                     targets=phase.targets,
                 )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if _MAC else 1024)

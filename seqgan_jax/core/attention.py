@@ -55,11 +55,59 @@ def additive(
     """
     chex.assert_rank([query, keys, values], [2, 3, 3])
     batch = keys.shape[0]
-    projected = (query @ weights.query).reshape(batch, -1, 1, keys.shape[-1])
-    scores = jnp.tanh(projected + keys[:, None]) @ weights.score
+    projected = (query @ weights.query).reshape(batch, -1, keys.shape[-1])
+    scores = _scores(projected, keys, weights.score)
     attention = _masked_softmax(scores, None if mask is None else (mask > 0)[:, None])
     context = attention @ values
     return context.reshape(-1, values.shape[-1]), attention.reshape(-1, keys.shape[1])
+
+
+@jax.custom_vjp
+def _scores(query: chex.Array, keys: chex.Array, score: chex.Array) -> chex.Array:
+    """v . tanh(q_l + k_s) for all lanes l of a source: [B, R, A], [B, S, A], [A] -> [B, R, S].
+
+    [B, R, S, A] is the largest array of additive attention. It is made for a few sources at a time,
+    so that it stays in a processor's cache, and again for the gradient instead of being kept.
+    """
+    return jax.lax.map(
+        lambda rows: _tanh(*rows) @ score, (query, keys), batch_size=_group(query, keys)
+    )
+
+
+# How many of the entries of [B, R, S, A] exist at once: 1 MiB stays in a processor's cache.
+_TILE = 2**18
+
+
+def _group(query, keys):
+    """How many sources at a time."""
+    return max(1, _TILE // (query.shape[1] * keys[0].size))
+
+
+def _tanh(query, keys):
+    return jnp.tanh(query[:, None] + keys[None])
+
+
+def _scores_forward(query, keys, score):
+    return _scores(query, keys, score), (query, keys, score)
+
+
+def _scores_backward(saved, cotangent):
+    query, keys, score = saved
+
+    def gradients(rows):
+        query, keys, cotangent = rows
+        tanh = _tanh(query, keys)
+        inner = cotangent[:, :, None] * (1 - tanh * tanh)
+        along = cotangent.reshape(-1) @ tanh.reshape(-1, tanh.shape[-1])
+        return inner.sum(1) * score, inner.sum(0) * score, along
+
+    query, keys, score = jax.lax.map(
+        gradients, (query, keys, cotangent), batch_size=_group(query, keys)
+    )
+    return query, keys, score.sum(0)
+
+
+_scores.defvjp(_scores_forward, _scores_backward)
 
 
 class MultiHead(NamedTuple):

@@ -1,12 +1,19 @@
 """Losses, each written for one sequence; callers `vmap` over the batch.
 
 Every function returns a sum or mean over the real tokens of that one sequence. `weighted_mean`
-averages over a batch.
+averages over a batch. Two functions of [N, H] rows take the output layer inside, so that logits
+over a large vocabulary never exist all at once.
 """
+
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+
+# How many logits exist at once where the output layer is part of the loss. 2 MiB of them stay in a
+# processor's cache.
+_TILE = 2**19
 
 
 def weighted_mean(values: chex.Array, weights: chex.Array) -> chex.Array:
@@ -20,6 +27,181 @@ def token_log_probs(logits: chex.Array, tokens: chex.Array) -> chex.Array:
     chex.assert_rank([logits, tokens], [2, 1])
     picked = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
     return picked - jax.nn.logsumexp(logits, axis=-1)
+
+
+class Projected(NamedTuple):
+    """What `projected_log_likelihood` gives.
+
+    Attributes:
+      value: the weighted sum, a scalar; the only part that has a gradient.
+      log_probs: of the tokens, in nats, [N].
+      entropy: of the rows' distributions, in nats, [N].
+    """
+
+    value: chex.Array
+    log_probs: chex.Array
+    entropy: chex.Array
+
+
+def projected_log_likelihood(
+    hidden: chex.Array,
+    kernel: chex.Array,
+    bias: chex.Array,
+    tokens: chex.Array,
+    weights: chex.Array,
+    entropy_weights: chex.Array | None = None,
+) -> Projected:
+    """sum_n w_n log p_n[y_n] + e_n H(p_n) with p_n = softmax(h_n K + b), output layer included.
+
+    With w = mask / tokens that is less the mean cross-entropy, with w = mask x advantage less the
+    policy gradient's surrogate. Since the weights are known, the gradient by the logits,
+    w (onehot(y) - p) - e p (log p + H), is formed in the forward pass from the same exponentials:
+    three products in all, and no tile of logits is made twice.
+
+    Args:
+      hidden: [N, H].
+      kernel: [H, V].
+      bias: [V]; -inf excludes a token.
+      tokens: [N], integers.
+      weights: w, [N]; no gradient flows through it. Rows of weight 0 may have excluded tokens.
+      entropy_weights: e, [N], likewise; None is 0 and cheaper.
+    """
+    chex.assert_rank([hidden, kernel, bias, tokens, weights], [2, 2, 1, 1, 1])
+    weights, entropy_weights = jax.lax.stop_gradient((weights, entropy_weights))
+    return _log_likelihood(hidden, _with_bias(kernel, bias), tokens, weights, entropy_weights)
+
+
+@jax.custom_vjp
+def _log_likelihood(hidden, kernel, tokens, weights, entropy_weights):
+    return _log_likelihood_forward(hidden, kernel, tokens, weights, entropy_weights)[0]
+
+
+def _log_likelihood_forward(hidden, kernel, tokens, weights, entropy_weights):
+    def tile(kernel_gradient, rows):
+        hidden, tokens, weights, entropy_weights = rows
+        hidden = _with_one(hidden)
+        logits = hidden @ kernel
+        top = logits.max(-1, keepdims=True)
+        exponentials = jnp.exp(logits - top)
+        total = exponentials.sum(-1, keepdims=True)
+        normaliser = top + jnp.log(total)
+        log_probs = jnp.take_along_axis(logits, tokens[:, None], axis=-1) - normaliser
+        finite = jnp.maximum(logits, -1e30)  # 0 x -inf is no number.
+        entropy = normaliser - (exponentials * finite).sum(-1, keepdims=True) / total
+        slope = weights[:, None]
+        if entropy_weights is not None:
+            slope = slope + entropy_weights[:, None] * (finite - normaliser + entropy)
+        gradient = _at(tokens, logits, weights) - exponentials * (slope / total)
+        kernel_gradient = kernel_gradient + hidden.T @ gradient
+        return kernel_gradient, (gradient @ kernel[:-1].T, log_probs[:, 0], entropy[:, 0])
+
+    rows = _tiles(kernel, (hidden, tokens, weights, entropy_weights))
+    kernel_gradient, rows = jax.lax.scan(tile, jnp.zeros_like(kernel), rows)
+    hidden_gradient, log_probs, entropy = _untile(rows, len(hidden))
+    value = jnp.where(weights == 0, 0.0, weights * log_probs).sum()  # padding may be excluded
+    if entropy_weights is not None:
+        value = value + jnp.vdot(entropy_weights, entropy)
+    return Projected(value, log_probs, entropy), (hidden_gradient, kernel_gradient)
+
+
+def _log_likelihood_backward(gradients, cotangents):
+    hidden, kernel = gradients
+    return hidden * cotangents.value, kernel * cotangents.value, None, None, None
+
+
+_log_likelihood.defvjp(_log_likelihood_forward, _log_likelihood_backward)
+
+
+def projected_log_probs(
+    hidden: chex.Array, kernel: chex.Array, bias: chex.Array, tokens: chex.Array
+) -> chex.Array:
+    """log softmax(h_n K + b)[y_n], output layer included, for any loss of the log-probabilities.
+
+    The logits are made tile by tile, and again for the gradient. A loss that is linear in the
+    log-probabilities is faster with `projected_log_likelihood`.
+
+    Args:
+      hidden: [N, H].
+      kernel: [H, V].
+      bias: [V]; -inf excludes a token.
+      tokens: [N], integers.
+
+    Returns:
+      Log-probabilities, [N].
+    """
+    chex.assert_rank([hidden, kernel, bias, tokens], [2, 2, 1, 1])
+    return _log_probs(hidden, _with_bias(kernel, bias), tokens)
+
+
+@jax.custom_vjp
+def _log_probs(hidden, kernel, tokens):
+    return _log_probs_forward(hidden, kernel, tokens)[0]
+
+
+def _log_probs_forward(hidden, kernel, tokens):
+    def tile(rows):
+        hidden, tokens = rows
+        logits = _with_one(hidden) @ kernel
+        normaliser = jax.nn.logsumexp(logits, axis=-1)
+        return jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0] - normaliser, normaliser
+
+    rows = jax.lax.map(tile, _tiles(kernel, (hidden, tokens)))
+    log_probs, normaliser = _untile(rows, len(hidden))
+    return log_probs, (hidden, kernel, tokens, normaliser)
+
+
+def _log_probs_backward(saved, weights):
+    hidden, kernel, tokens, normaliser = saved
+
+    def tile(kernel_gradient, rows):
+        hidden, tokens, normaliser, weights = rows
+        hidden = _with_one(hidden)
+        logits = hidden @ kernel
+        probabilities = jnp.exp(logits - normaliser[:, None])
+        gradient = _at(tokens, logits, weights) - weights[:, None] * probabilities
+        return kernel_gradient + hidden.T @ gradient, gradient @ kernel[:-1].T
+
+    rows = _tiles(kernel, (hidden, tokens, normaliser, weights))
+    kernel_gradient, hidden_gradient = jax.lax.scan(tile, jnp.zeros_like(kernel), rows)
+    return _untile(hidden_gradient, len(hidden)), kernel_gradient, None
+
+
+_log_probs.defvjp(_log_probs_forward, _log_probs_backward)
+
+
+def _with_bias(kernel, bias):
+    """[H + 1, V]: as one more row of the product, the bias costs no pass over the logits."""
+    return jnp.concatenate([kernel, bias[None]])
+
+
+def _with_one(hidden):
+    return jnp.pad(hidden, ((0, 0), (0, 1)), constant_values=1)
+
+
+def _at(tokens, logits, values):
+    """[N, V]: the rows' values at their tokens, 0 elsewhere; made in passing, unlike a scatter."""
+    return jnp.where(jnp.arange(logits.shape[-1]) == tokens[:, None], values[:, None], 0)
+
+
+def _tiles(kernel, rows):
+    """Leaves [N, ...] -> [tiles, rows of a tile, ...], filled up with zeros.
+
+    A tile has at least H rows: adding its share to the kernel's gradient [H, V] then moves no more
+    memory than its logits do.
+    """
+    number = len(rows[0])
+    tiles = -(-number // max(_TILE // kernel.shape[1], kernel.shape[0]))
+    size = -(-number // tiles)
+
+    def tiled(x):
+        x = jnp.pad(x, ((0, tiles * size - number),) + ((0, 0),) * (x.ndim - 1))
+        return x.reshape(tiles, size, *x.shape[1:])
+
+    return jax.tree.map(tiled, rows)
+
+
+def _untile(rows, number):
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:number], rows)
 
 
 def negative_log_likelihood(logits: chex.Array, tokens: chex.Array, mask: chex.Array) -> chex.Array:

@@ -43,9 +43,13 @@ def zero_state(batch: int, size: int, dtype=jnp.float32) -> State:
 
 def _cell(recurrent: chex.Array, state: State, projected: chex.Array) -> State:
     """One step from the projected input `x W_x + b`, [B, 4H]."""
-    i, f, g, o = jnp.split(projected + state.hidden @ recurrent, 4, axis=-1)
-    cell = jax.nn.sigmoid(f) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return State(jax.nn.sigmoid(o) * jnp.tanh(cell), cell)
+    # sigmoid(x) = (1 + tanh(x / 2)) / 2: one tanh over all gates is faster than four functions.
+    size = state.hidden.shape[-1]
+    scale = jnp.where(jnp.arange(4 * size) // size == 2, 1.0, 0.5).astype(projected.dtype)
+    gates = jnp.tanh((projected + state.hidden @ recurrent) * scale) * scale + (1 - scale)
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    cell = f * state.cell + i * g
+    return State(o * jnp.tanh(cell), cell)
 
 
 def step(weights: Weights, state: State, inputs: chex.Array) -> State:

@@ -14,6 +14,7 @@ Both have already read the sampled sequence once, and their states after every p
 no prefix is read again, and all rollouts of a prefix start from the one saved state.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,7 @@ def action_values(
     example_id: chex.Array,
     num_rollouts: int,
     chunk: int,
+    shares: bool = False,
     eos: int | None = None,
     pad: int | None = None,
 ) -> chex.Array:
@@ -60,6 +62,8 @@ def action_values(
       example_id: [B], integers.
       num_rollouts: N, completions for each prefix.
       chunk: how many prefixes complete together; bounds memory.
+      shares: whether `readout` also takes `shared` and `lanes`, both static: how many first steps
+        are alike in the `lanes` completions of a source. It is compiled for each chunk then.
       eos: the end token, or None where all sequences have length T.
       pad: the token written after the end; required with `eos`.
 
@@ -97,7 +101,6 @@ def action_values(
 
     def body(carry):
         s, (policy_state, judge_state), token, ended, written, lengths, draws, prefix = carry
-        ended |= prefix + s >= length
         policy_state, logits = policy(policy_state, token)
         drawn = sampling.inverse_cdf(logits, jax.lax.dynamic_index_in_dim(draws, s, 1, False))
         token = drawn if pad is None else jnp.where(ended, pad, drawn)
@@ -112,7 +115,17 @@ def action_values(
         s, _, _, ended, _, _, _, prefix = carry
         return (s < length - 1) & jnp.any(~ended & (prefix + s < length))
 
-    def values_of(prefixes):
+    def judged(index, whole, whole_mask):
+        if not shares:
+            return readout(whole, whole_mask)
+        branches = [
+            functools.partial(readout, shared=1 + i * chunk, lanes=lanes_per_source)
+            for i in range(chunks)
+        ]
+        return jax.lax.switch(index, branches, whole, whole_mask)
+
+    def values_of(inputs):
+        index, prefixes = inputs
         states, token, prefix, draws, ended = complete(prefixes)
         lanes = batch * lanes_per_source
         written = jnp.zeros((max(1, length - 1), lanes, features.shape[-1]), features.dtype)
@@ -127,10 +140,11 @@ def action_values(
         written = jnp.take_along_axis(written, source[:, :, None], axis=1)
         own = jnp.repeat(features, lanes_per_source, axis=0)
         whole = jnp.where((steps[None] < prefix[:, None])[:, :, None], own, written)
-        scores = readout(whole, (steps[None] < lengths[:, None]).astype(mask.dtype))
+        whole_mask = (steps[None] < lengths[:, None]).astype(mask.dtype)
+        scores = judged(index, whole, whole_mask)
         return scores.reshape(batch, chunk, num_rollouts).mean(-1)
 
-    values = jax.lax.map(values_of, prefix_lengths)  # [chunks, B, chunk]
+    values = jax.lax.map(values_of, (jnp.arange(chunks), prefix_lengths))  # [chunks, B, chunk]
     values = jnp.swapaxes(values, 0, 1).reshape(batch, -1)[:, : length - 1]
     values = jnp.pad(values, ((0, 0), (0, 1)))
     final = readout(features, mask)

@@ -65,22 +65,43 @@ def inverse_cdf(logits: chex.Array, uniforms: chex.Array) -> chex.Array:
     Returns:
       Tokens, [B] int32.
     """
+    return _draw(logits, uniforms)[0]
+
+
+def _draw(logits: chex.Array, uniforms: chex.Array) -> tuple[chex.Array, chex.Array]:
+    """Tokens as in `inverse_cdf`, and their log-probabilities from the same exponentials, [B]."""
     chex.assert_rank([logits, uniforms], [2, 1])
     batch, size = logits.shape
-    width = max(1, round(size**0.5))
+    root = max(1, round(size**0.5))
+    # A width that divides V spares a copy of all logits; without one near sqrt(V) they are padded.
+    width = next((w for w in range(root, 2 * root) if size % w == 0), root)
     blocks = -(-size // width)
+    if size % width:
+        padding = ((0, 0), (0, blocks * width - size))
+        logits = jnp.pad(logits, padding, constant_values=-jnp.inf)
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    weights = jnp.pad(weights, ((0, 0), (0, blocks * width - size)))
     weights = weights.reshape(batch, blocks, width)
 
     sums = weights.sum(-1)
-    cumulative = jnp.cumsum(sums, axis=-1)
-    threshold = uniforms[:, None] * cumulative[:, -1:]
+    cumulative = _cumulative_sum(sums)
+    total = cumulative[:, -1:]
+    threshold = uniforms[:, None] * total
     block = _first_above(cumulative, threshold, sums)
     before = jnp.take_along_axis(cumulative - sums, block, axis=-1)
     inside = jnp.take_along_axis(weights, block[:, :, None], axis=1)[:, 0]
-    token = _first_above(jnp.cumsum(inside, axis=-1), threshold - before, inside)
-    return (block * width + token)[:, 0].astype(jnp.int32)
+    token = _first_above(_cumulative_sum(inside), threshold - before, inside)
+    log_probs = jnp.log(jnp.take_along_axis(inside, token, axis=-1) / total)
+    return (block * width + token)[:, 0].astype(jnp.int32), log_probs[:, 0]
+
+
+def _cumulative_sum(weights: chex.Array) -> chex.Array:
+    """Cumulative sums along the last axis, as a product with a triangle of ones.
+
+    For some hundred terms that is faster than `jnp.cumsum`; the precision is stated because
+    accelerators may round a product's factors.
+    """
+    triangle = jnp.triu(jnp.ones((weights.shape[-1],) * 2, weights.dtype))
+    return jnp.matmul(weights, triangle, precision=jax.lax.Precision.HIGHEST)
 
 
 def _first_above(cumulative: chex.Array, threshold: chex.Array, weights: chex.Array) -> chex.Array:
@@ -167,9 +188,11 @@ def sample(
         state, observer, token, done = carry
         uniform, force = inputs
         state, logits, extra = step(state, token)
-        token = inverse_cdf(truncate(logits, truncation), uniform)
-        token = jnp.where(force >= 0, force, token)
-        log_probs = _token_log_probs(logits, token)
+        token, log_probs = _draw(truncate(logits, truncation), uniform)
+        if forced or truncation != Truncation():
+            token = jnp.where(force >= 0, force, token)
+            picked = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+            log_probs = picked - jax.nn.logsumexp(logits, axis=-1)
         alive = ~done
         if eos is not None:
             token = jnp.where(done, pad, token)
@@ -183,9 +206,3 @@ def sample(
     start = (state, observer, jnp.full((batch,), bos, jnp.int32), jnp.zeros((batch,), bool))
     _, (tokens, alive, log_probs, extras) = jax.lax.scan(body, start, (draws.T, given))
     return Samples(tokens.T, alive.T.astype(jnp.float32), log_probs.T, extras)
-
-
-def _token_log_probs(logits: chex.Array, tokens: chex.Array) -> chex.Array:
-    """log softmax(logits) at the tokens: [B, V], [B] -> [B]."""
-    picked = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
-    return picked - jax.nn.logsumexp(logits, axis=-1)

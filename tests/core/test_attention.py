@@ -1,5 +1,8 @@
 """Attention against NumPy loops over every lane, head and position."""
 
+import functools
+from unittest import mock
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -86,6 +89,33 @@ class AdditiveTest(chex.TestCase):
         chex.assert_trees_all_equal(
             attend(self.query, self.memory, self.mask), attend(self.query, other, self.mask)
         )
+
+    def test_gradients_equal_those_of_the_plain_form(self):
+        """For groups of 1, 2 and 3 of the 3 sources, against automatic differentiation."""
+        rng = np.random.default_rng(2)
+        by_context, by_scores = normal(rng, B * R, F), normal(rng, B * R, S)
+
+        def loss(attend, weights, query, memory):
+            context, read = attend(weights, query, memory)
+            return (context * by_context).sum() + (read * by_scores).sum()
+
+        def plain(weights, query, memory):
+            memory = jnp.repeat(memory, R, axis=0)
+            hidden = jnp.tanh((query @ weights.query)[:, None] + memory @ weights.key)
+            seen = np.repeat(self.mask, R, axis=0) > 0
+            read = jax.nn.softmax(jnp.where(seen, hidden @ weights.score, -1e9)) * seen
+            return jnp.einsum("bs,bsf->bf", read, memory), read
+
+        def ours(weights, query, memory):
+            keys = attention.additive_keys(weights, memory)
+            return attention.additive(weights, query, keys, memory, self.mask)
+
+        gradient = lambda attend: jax.jit(jax.grad(functools.partial(loss, attend), (0, 1, 2)))
+        point = (self.weights, self.query, self.memory)
+        expected = gradient(plain)(*point)
+        for sources in (1, 2, 3):
+            with mock.patch.object(attention, "_TILE", sources * R * S * A):
+                chex.assert_trees_all_close(gradient(ours)(*point), expected, atol=1e-5)
 
     def test_gradients_are_finite_where_nothing_may_be_seen(self):
         def loss(weights, query, memory):

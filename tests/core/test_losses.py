@@ -122,6 +122,106 @@ class LossesTest(chex.TestCase):
         np.testing.assert_array_equal(gradient, np.zeros((2, 2)))
 
 
+N, H, SIZE = 7, 3, 11
+
+
+@pytest.fixture(params=[1, 3 * SIZE, 10**6], ids=["rows_of_a_state", "tiles", "one_tile"])
+def projection(request, monkeypatch):
+    """Inputs of the losses that contain the output layer: 3, 3 or 1 tiles, the last one not full.
+
+    One token is excluded.
+    """
+    monkeypatch.setattr(losses, "_TILE", request.param)
+    rng = np.random.default_rng(3)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    bias = normal(SIZE)
+    bias[4] = -np.inf
+    tokens = np.array([0, 10, 3, 3, 7, 9, 0])
+    return normal(N, H), normal(H, SIZE), bias, tokens, normal(N), normal(N)
+
+
+def softmax_rows(hidden, kernel, bias):
+    """Probabilities, their logarithms (0 where excluded) and entropies, in double precision."""
+    p = scipy.special.softmax(np.float64(hidden) @ np.float64(kernel) + np.float64(bias), -1)
+    log_p = np.log(np.where(p > 0, p, 1))
+    return p, log_p, -(p * log_p).sum(-1)
+
+
+def chain(hidden, kernel, gradient):
+    """From the gradient by the logits to those by hidden, kernel and bias."""
+    hidden, kernel = np.float64(hidden), np.float64(kernel)
+    return gradient @ kernel.T, hidden.T @ gradient, gradient.sum(0)
+
+
+def assert_close(found, expected):
+    """To 1e-5 of the largest entry."""
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * np.abs(y).max())
+
+
+def test_projected_log_probs(projection):
+    hidden, kernel, bias, tokens, weights, _ = projection
+    p, log_p, _ = softmax_rows(hidden, kernel, bias)
+    expected = log_p[np.arange(N), tokens]
+
+    @jax.jit
+    def loss(hidden, kernel, bias):
+        found = losses.projected_log_probs(hidden, kernel, bias, tokens)
+        return jnp.sum(weights * found**2), found
+
+    gradients, found = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(hidden, kernel, bias)
+    assert_close(found, expected)
+    slope = 2 * weights * expected
+    logits_gradient = slope[:, None] * (np.eye(SIZE)[tokens] - p)
+    assert_close(gradients, chain(hidden, kernel, logits_gradient))
+    assert_close(losses.projected_log_probs(hidden, kernel, bias, tokens), expected)
+
+
+@pytest.mark.parametrize("bonus", [False, True])
+def test_projected_log_likelihood(projection, bonus):
+    hidden, kernel, bias, tokens, weights, entropy_weights = projection
+    entropy_weights = entropy_weights if bonus else np.zeros(N, np.float32)
+    p, log_p, entropy = softmax_rows(hidden, kernel, bias)
+    log_probs = log_p[np.arange(N), tokens]
+    expected = (weights @ log_probs + entropy_weights @ entropy, log_probs, entropy)
+
+    def objective(hidden, kernel, bias):
+        found = losses.projected_log_likelihood(
+            hidden, kernel, bias, tokens, weights, entropy_weights if bonus else None
+        )
+        return 3 * found.value, found
+
+    gradients, found = jax.jit(jax.grad(objective, (0, 1, 2), has_aux=True))(hidden, kernel, bias)
+    assert_close(found, expected)
+    by_logits = weights[:, None] * (np.eye(SIZE)[tokens] - p)
+    by_logits -= entropy_weights[:, None] * p * (log_p + entropy[:, None])
+    assert_close(gradients, chain(hidden, kernel, 3 * by_logits))
+    assert_close(objective(hidden, kernel, bias)[1], expected)
+
+
+def test_projected_forms_equal_the_gradient_of_the_plain_one():
+    """At a vocabulary of several tiles, against automatic differentiation."""
+    rng = np.random.default_rng(5)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    hidden, kernel, bias, weights = normal(300, 8), normal(8, 3000), normal(3000), normal(300)
+    tokens = rng.integers(0, 3000, 300)
+
+    def plain(hidden, kernel, bias):
+        return weights @ losses.token_log_probs(hidden @ kernel + bias, tokens)
+
+    def general(hidden, kernel, bias):
+        return weights @ losses.projected_log_probs(hidden, kernel, bias, tokens)
+
+    def linear(hidden, kernel, bias):
+        return losses.projected_log_likelihood(hidden, kernel, bias, tokens, weights).value
+
+    gradients = [
+        jax.jit(jax.grad(f, (0, 1, 2)))(hidden, kernel, bias) for f in (plain, general, linear)
+    ]
+    assert_close(gradients[1], gradients[0])
+    assert_close(gradients[2], gradients[0])
+
+
 @pytest.mark.parametrize("baseline", [0.0, 1.7])
 def test_expected_surrogate_gradient_is_the_gradient_of_the_expected_reward(baseline):
     """Summed over all sequences: sum_y p(y) grad surrogate(y) = -grad sum_y p(y) R(y).

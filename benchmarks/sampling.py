@@ -1,0 +1,51 @@
+"""Speed of exact sampling beside Gumbel noise, one JSON object a line.
+
+    python benchmarks/sampling.py [--config=paper|seed]
+
+Samples whole sequences with their log-probabilities. `floor` is the time of the products and of one
+exponential for each logit at this machine's ceilings, measured in the same run.
+"""
+
+import baselines
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from seqgan_jax.core import sampling
+
+CONFIG = flags.DEFINE_enum("config", "paper", list(baselines.SETTINGS), "The sizes.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Calls timed for each median.", lower_bound=1)
+
+
+def main(argv):
+    del argv
+    setting = baselines.SETTINGS[CONFIG.value]
+    params = baselines.network(setting, 0)
+    memory = baselines.encode(params, baselines.source(setting))
+    states = baselines.zero_states(setting, setting.batch)
+
+    def fast(params, memory, states, key):
+        rows = jnp.arange(setting.batch)
+        draws = sampling.uniforms(key, rows, rows, setting.length)
+        step = lambda states, token: (*baselines.step(params, memory, states, token), None)
+        samples = sampling.sample(step, states, draws, bos=0)
+        return samples.tokens, samples.log_probs
+
+    def plain(params, memory, states, key):
+        return baselines.gumbel_sample(params, memory, states, key, setting.length)
+
+    arguments = params, memory, states, jax.random.key(0)
+    baselines.compare(
+        "sampling",
+        {"fast": (fast, arguments), "plain": (plain, arguments)},
+        REPEATS.value,
+        unit="tokens",
+        counts=dict.fromkeys(("fast", "plain"), setting.batch * setting.length),
+        operations=2 * baselines.multiply_adds(setting),
+        exponentials=setting.vocabulary,
+        config=CONFIG.value,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
