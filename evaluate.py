@@ -9,11 +9,18 @@ SPLIT = flags.DEFINE_string("split", "test", "Which held-out data.")
 CHECKPOINT = flags.DEFINE_list(
     "checkpoint", ["last"], "last, best or phases' names; several are shown side by side."
 )
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5, "Samples for each source.", lower_bound=1)
+SWEEP = flags.DEFINE_enum(
+    "sweep", None, ["temperature"], "Figures at every temperature of 0.5 to 1.5, and a picture."
+)
+NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", None, "Samples for each source; the task's own number by default.", lower_bound=1
+)
 NUM_NOISE = flags.DEFINE_integer(
     "num_noise", 16, "Noise samples of the likelihood's bound.", lower_bound=1
 )
-BEAM_SIZE = flags.DEFINE_integer("beam_size", 3, "Width of the beam search.", lower_bound=1)
+BEAM_SIZE = flags.DEFINE_integer(
+    "beam_size", None, "Width of the beam search; 3 by default.", lower_bound=1
+)
 LIMIT = flags.DEFINE_integer("limit", None, "Only so many sources.", lower_bound=2)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Sources at once.", lower_bound=2)
 SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal figures.")
@@ -27,6 +34,7 @@ def main(argv):
             WORKDIR.value,
             split=SPLIT.value,
             checkpoints=CHECKPOINT.value,
+            swept=SWEEP.value,
             num_samples=NUM_SAMPLES.value,
             num_noise=NUM_NOISE.value,
             beam_size=BEAM_SIZE.value,

@@ -6,14 +6,14 @@ from seqgan_jax import program
 from seqgan_jax.core.sampling import Truncation
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
-IMAGE = flags.DEFINE_multi_string("image", None, "An image, or a folder of them.", required=True)
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5, "Captions for each image.")
-SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal captions.")
-TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Below 1: more probable captions.")
-TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from the k most probable words; 0: from all.")
-TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most probable words of this mass.")
-BEAM_SIZE = flags.DEFINE_integer("beam_size", 0, "The N most probable captions; 0: draw instead.")
-PREFIX = flags.DEFINE_string("prefix", "", "How each caption begins.")
+IMAGE = flags.DEFINE_multi_string("image", None, "For captions: an image, or a folder of them.")
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5, "Sequences for each source.")
+SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal sequences.")
+TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Below 1: more probable sequences.")
+TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from the k most probable tokens; 0: from all.")
+TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most probable tokens of this mass.")
+BEAM_SIZE = flags.DEFINE_integer("beam_size", 0, "The N most probable sequences; 0: draw instead.")
+PREFIX = flags.DEFINE_string("prefix", "", "How each sequence begins.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a phase's name.")
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "What to print.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")
@@ -24,7 +24,7 @@ def main(argv):
     program.main(
         lambda: program.generate(
             WORKDIR.value,
-            IMAGE.value,
+            {"image": IMAGE.value},
             num_samples=NUM_SAMPLES.value,
             seed=SEED.value,
             truncation=Truncation(TEMPERATURE.value, TOP_K.value, TOP_P.value),

@@ -53,6 +53,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.generator.dropout = 0.0
 
     config.discriminator = ml_collections.ConfigDict()
+    config.discriminator.kind = "lstm"
     config.discriminator.embedding_size = 64
     config.discriminator.hidden_size = 128
     config.discriminator.num_layers = 3
@@ -61,6 +62,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.discriminator.num_heads = 4
     config.discriminator.head_size = 32
     config.discriminator.dropout = 0.0
+    config.discriminator.likelihood = True
 
     config.phases = ml_collections.ConfigDict()
     config.phases.order = (
@@ -140,6 +142,7 @@ def generator_update(**overrides) -> ml_collections.ConfigDict:
     """An update of the generator."""
     config = ml_collections.ConfigDict()
     config.updates = 1
+    config.batch_size = 0
     config.learning_rate = 1e-3
     config.warmup = 0
     config.decay = 0.0
@@ -151,6 +154,7 @@ def generator_update(**overrides) -> ml_collections.ConfigDict:
     config.num_rollouts = 4
     config.rollout_chunk = 4
     config.rollout_decay = 0.8
+    config.baseline = "prefix"
     config.baseline_decay = 0.9
     config.update(overrides)
     return config
@@ -160,6 +164,7 @@ def discriminator_update(**overrides) -> ml_collections.ConfigDict:
     """An update of the discriminator."""
     config = ml_collections.ConfigDict()
     config.updates = 1
+    config.batch_size = 0
     config.learning_rate = 1e-3
     config.warmup = 0
     config.decay = 0.0

@@ -5,19 +5,19 @@ import logging
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
 from absl import flags
 
 from seqgan_jax import tasks
-from seqgan_jax.codecs.text import UNK
 from seqgan_jax.core.sampling import Truncation
 from seqgan_jax.errors import UserError
-from seqgan_jax.evaluation import held_out
-from seqgan_jax.evaluation.report import Metric, table, write_evaluation
+from seqgan_jax.evaluation import held_out, sweep
+from seqgan_jax.evaluation.report import table, write_evaluation
 from seqgan_jax.files import replace_file
 from seqgan_jax.models import build
 from seqgan_jax.reporting import pictures
@@ -25,13 +25,15 @@ from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import phases as schedule
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
-from seqgan_jax.training.loop import Interrupted, Loop
+from seqgan_jax.training.loop import VALIDATION, Interrupted, Loop
 from seqgan_jax.training.state import TrainState
 from seqgan_jax.training.steps import Steps
 
 # What may differ between a run and its continuation.
 _MAY_CHANGE = ("logging.", "evaluation.")
 _MAY_CHANGE_IN_PHASES = ("steps", "evaluate_every")
+BEAM_SIZE = 3
+TEMPERATURES = tuple(round(0.1 * tenth, 1) for tenth in range(5, 16))
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -54,10 +56,6 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         message = f"--config: {error.args[0] if error.args else error}"
     print(f"error: {' '.join(message.split())}; see {argv[0]} --help", file=sys.stderr)
     sys.exit(2)
-
-
-# Figures of one caption an image, which beam search is judged by too.
-_OF_ONE = ("true_captions", "bleu_4", "chrf", "rouge_l", "cider_d")
 
 
 def main(function: Callable[[], None], *, debug: bool = False) -> None:
@@ -111,13 +109,17 @@ class Run:
         self.phases = schedule.parse(self.config.phases)
         self.task = tasks.load(self.config, workdir, progress)
         if config is not None:
-            build.check_encoder(config.encoder, self.task.template()["source"])
+            source = self.task.template()["source"]
+            build.check_encoder(config.encoder, source)
+            if source is None:
+                _check_without_sources(self.phases)
         self.steps = Steps(
             build.generator(self.config, self.task.codec.vocabulary),
             build.discriminator(self.config, self.task.codec.vocabulary),
             self.task.codec.vocabulary,
             self.task.length,
             self.config.clip,
+            pool=max(p.discriminator.pool if p.discriminator else 0 for p in self.phases),
         )
         self.loop = Loop(self.config, workdir, self.task, self.steps, self.phases, progress)
         if config is not None:
@@ -130,6 +132,16 @@ class Run:
         checkpoints = Checkpoints(self.workdir, read_only=True)
         step = checkpoints.find(which)
         return checkpoints.restore(step, shapes(self.loop.initial_state()))
+
+
+def _check_without_sources(phases: Sequence[schedule.Phase]) -> None:
+    """Refuses losses that need sources."""
+    for phase in phases:
+        where = f"config.phases.{phase.name}"
+        if phase.generator and phase.generator.words:
+            raise UserError(f"{where}.generator.words: this task has no sources; set 0")
+        if phase.discriminator and phase.discriminator.mismatch:
+            raise UserError(f"{where}.discriminator.mismatch: this task has no sources; set 0")
 
 
 def _saved_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -197,31 +209,29 @@ def train(config: ml_collections.ConfigDict, workdir: str | None, *, quiet: bool
     ]
     with Progress(work=work, quiet=quiet) as progress:
         run = Run(directory, config, progress)
-        if config.task == "captions" and config.data.source == "scenes":
-            progress.message(
-                "data: rendered scenes; the model will know coloured shapes only "
-                "(docs/captions.md says how to train on photographs)"
-            )
+        if run.task.message:
+            progress.message(run.task.message)
         state = run.loop.run()
         if int(state.phase_step) == 0:
             progress.message("nothing to train: all phases have no steps")
-        figures, picture = run.loop.figures(state)
+        found = run.loop.newest(state)
         pictures.curves(read_metrics(directory), directory / "curves.png")
         folder = directory / "samples" / "final"
-        run.task.illustrate(folder, "validation", *picture)
+        drawn = run.task.illustrate(folder, VALIDATION, found.samples, found.attention)
         progress.finish()
     if not quiet:
-        print(f"this run is finished; on {figures['nll'].n} held-out captions:")
-        print(table({"validation": figures}))
-        print("captions of images that it never saw:")
-        for text in picture.captions:
-            print(f"  {text}")
-        print(f"pictures: {folder / 'captions.png'}, {directory / 'curves.png'}")
+        print(f"this run is finished; on {found.figures['nll'].n} held-out {run.task.items}:")
+        print(table({VALIDATION: found.figures}))
+        print(f"{run.task.items} that it writes for data that it never saw:")
+        for sample in found.samples:
+            print(f"  {run.task.decode(sample.tokens[0])}")
+        files = [folder / f"{name}.png" for name in drawn] + [directory / "curves.png"]
+        print(f"pictures: {', '.join(map(str, files))}")
 
 
 def generate(
     workdir: str,
-    images: Sequence[str],
+    options: Mapping[str, Any],
     *,
     num_samples: int,
     seed: int,
@@ -231,7 +241,20 @@ def generate(
     checkpoint: str,
     output: str,
 ) -> None:
-    """Writes captions of a user's own images, as lines of text or as JSON."""
+    """Writes for what a user asks, as lines of text or as JSON.
+
+    Args:
+      workdir: the run.
+      options: what to write for, the values of one option of the command line or another; None for
+        those that weren't given.
+      num_samples: sequences for each source.
+      seed: of noise and samples.
+      truncation: temperature and the like.
+      beam_size: how many of the most probable sequences to search instead; 0 to draw.
+      prefix: how each begins.
+      checkpoint: 'last', 'best' or a phase's name.
+      output: 'text' or 'json'.
+    """
     _check_truncation(truncation)
     for option, value in (("num_samples", num_samples), ("beam_size", beam_size + 1)):
         if value < 1:
@@ -239,63 +262,32 @@ def generate(
     compilation_cache()
     with Progress(quiet=True) as progress:
         run = Run(Path(workdir), None, progress)
-        names, batch = run.task.request(images)
+        task = run.task
+        for option, value in options.items():
+            if value is not None and option not in task.options:
+                raise UserError(f"--{option}: of no use to a model of {task.name}; leave it out")
+        names, batch = task.request(options)
+        forced = task.prefix(prefix)
+        if len(forced) >= task.length:
+            raise UserError(f"--prefix: longer than the {task.length} tokens of its {task.items}")
         state = run.restore(checkpoint)
-    forced = tuple(run.task.codec.encode(prefix)[:-1])
-    if UNK in forced:
-        raise UserError(f"--prefix={prefix}: has a word that the model doesn't know; change it")
-    if len(forced) >= run.task.length:
-        raise UserError(f"--prefix: longer than the {run.task.length} tokens of a caption")
+    how = {"seed": seed, "forced": forced}
     if beam_size:
-        samples = list(
-            held_out.search(
-                run.steps,
-                state,
-                [batch],
-                seed=seed,
-                width=beam_size,
-                forced=forced,
-                banned=(UNK,),
-            )
+        samples = held_out.search(
+            run.steps, state, [batch], width=beam_size, banned=task.banned, **how
         )
     else:
-        samples = list(
-            held_out.write(
-                run.steps,
-                state,
-                [batch],
-                seed=seed,
-                num_samples=num_samples,
-                truncation=truncation._replace(banned=(UNK,)),
-                forced=forced,
-            )
+        truncation = truncation._replace(banned=task.banned)
+        samples = held_out.write(
+            run.steps, state, [batch], num_samples=num_samples, truncation=truncation, **how
         )
-    rows = [
-        {
-            "image": name,
-            "captions": [
-                {
-                    "caption": run.task.decode(tokens),
-                    "log_prob": float(log_prob),
-                    "score": float(score),
-                }
-                for tokens, log_prob, score in zip(
-                    sample.tokens, sample.log_probs, sample.scores, strict=True
-                )
-            ],
-        }
-        for name, sample in zip(names, samples, strict=True)
-    ]
+    written = list(zip(names, samples, strict=True))
     if output == "json":
+        rows = [task.row(name, sample) for name, sample in written]
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    for row in rows:
-        print(row["image"])
-        for caption in row["captions"]:
-            print(
-                f"  {caption['caption']}  (log-probability {caption['log_prob']:.2f}, "
-                f"discriminator {caption['score']:.2f})"
-            )
+    for name, sample in written:
+        print(*task.describe(name, sample), sep="\n")
 
 
 def _check_truncation(truncation: Truncation) -> None:
@@ -312,68 +304,109 @@ def evaluate(
     *,
     split: str,
     checkpoints: Sequence[str],
-    num_samples: int,
+    swept: str | None,
+    num_samples: int | None,
     num_noise: int,
-    beam_size: int,
+    beam_size: int | None,
     limit: int | None,
     seed: int,
     batch_size: int,
 ) -> None:
-    """Judges one checkpoint or several on held-out data; prints a table, writes JSON."""
+    """Judges one checkpoint or several on held-out data; prints a table, writes JSON.
+
+    Args:
+      workdir: the run.
+      split: which data.
+      checkpoints: 'last', 'best' or phases' names.
+      swept: 'temperature' for the figures at every temperature, and a picture; or None.
+      num_samples: sequences for each source; None for the task's own number.
+      num_noise: noise samples of the likelihood's bound.
+      beam_size: width of the beam search; None for the usual one.
+      limit: how many sources; None for all.
+      seed: of noise and samples.
+      batch_size: sources at once.
+    """
     compilation_cache()
     directory = Path(workdir)
     with Progress() as progress:
         run = Run(directory, None, progress)
-        columns = {}
-        for which in checkpoints:
-            state = run.restore(which)
-            columns[which] = figures = _held_out_figures(
-                run, state, split, num_samples, num_noise, beam_size, limit, seed, batch_size
-            )
-            name = "evaluation.json" if which == checkpoints[-1] else f"evaluation-{which}.json"
-            write_evaluation(
-                directory / name,
-                task=run.config.task,
-                split=split,
-                checkpoint=which,
-                seed=seed,
-                metrics=figures,
-            )
-        images = figures["images"].n
-        columns["references"] = run.task.reference_figures(split, images, num_samples)
-        text, single = run.task.single_caption(split, images)
-        columns["one caption for all"] = {"cider_d": single}
-    for column in columns.values():
-        column.pop("images", None)
-    print(table(columns))
-    print(f"one caption for all: {text}")
-    print(f"written: {directory / 'evaluation.json'}")
+        part = {"seed": seed, "batch_size": batch_size, "limit": limit}
+        if beam_size and not run.task.beam:
+            raise UserError(f"--beam_size: of no use to a model of {run.task.name}; leave it out")
+        if swept:
+            for option, value in (("num_samples", num_samples), ("beam_size", beam_size)):
+                if value:
+                    raise UserError(f"--{option}: of no use to a sweep; leave it out")
+            lines = _sweep(run, split, checkpoints, part, progress)
+        else:
+            num_samples = num_samples or run.task.num_samples
+            beam_size = beam_size or BEAM_SIZE
+            lines = _evaluate(run, split, checkpoints, part, num_samples, num_noise, beam_size)
+    print(*lines, f"written: {directory / 'evaluation.json'}", sep="\n")
 
 
-def _held_out_figures(
-    run: Run, state, split, num_samples, num_noise, beam_size, limit, seed, batch_size
-) -> dict[str, Metric]:
-    size = {"batch_size": batch_size, "limit": limit}
-    pairs = lambda: run.task.pairs(split, **size)
-    figures = {
-        "nll": held_out.likelihood(run.steps, state, pairs(), seed=seed, num_noise=num_noise),
-        "nll_shuffled": held_out.likelihood(
-            run.steps, state, pairs(), seed=seed, num_noise=num_noise, shuffled=True
-        ),
-    }
-    figures |= held_out.discrimination(run.steps, state, pairs(), seed=seed)
-    samples = list(
-        held_out.write(
-            run.steps, state, run.task.sources(split, **size), seed=seed, num_samples=num_samples
+def _evaluate(run: Run, split, checkpoints, part, num_samples, num_noise, beam_size) -> list[str]:
+    columns = {}
+    for which in checkpoints:
+        state = run.restore(which)
+        columns[which], written = held_out.figures(
+            run.steps,
+            state,
+            run.task,
+            split,
+            num_samples=num_samples,
+            num_noise=num_noise,
+            thorough=True,
+            **part,
         )
+        if run.task.beam:
+            columns[which] |= _beam_figures(run, state, split, part, beam_size)
+        name = "evaluation.json" if which == checkpoints[-1] else f"evaluation-{which}.json"
+        path = run.workdir / name
+        before = sweep.read(path)
+        write_evaluation(
+            path,
+            task=run.config.task,
+            split=split,
+            checkpoint=which,
+            seed=part["seed"],
+            metrics=columns[which],
+        )
+        if before is not None:
+            sweep.write(path, before)
+    others, lines = run.task.comparisons(split, len(written), num_samples)
+    return [table(columns | others), *lines]
+
+
+def _beam_figures(run: Run, state, split, part, beam_size):
+    size = {name: part[name] for name in ("batch_size", "limit")}
+    found = held_out.search(
+        run.steps, state, run.task.sources(split, **size), seed=part["seed"], width=beam_size
     )
-    texts = [[run.task.decode(tokens) for tokens in sample.tokens] for sample in samples]
-    figures |= run.task.evaluate(split, texts)
-    best = held_out.search(
-        run.steps, state, run.task.sources(split, **size), seed=seed, width=beam_size
-    )
-    found = [[run.task.decode(sample.tokens[0])] for sample in best]
-    likeness = run.task.evaluate(split, found)
-    figures |= {f"beam_{name}": likeness[name] for name in _OF_ONE if name in likeness}
-    figures["images"] = Metric(len(texts), None, len(texts), "images")
-    return figures
+    best = [held_out.Sample(*(x[:1] for x in sample)) for sample in found]
+    figures = run.task.evaluate(split, best, None, thorough=True)
+    return {f"beam_{name}": figures[name] for name in run.task.beam if name in figures}
+
+
+def _sweep(run: Run, split, checkpoints, part, progress) -> list[str]:
+    shown = run.task.sweep
+    if not shown:
+        raise UserError(f"--sweep: a model of {run.task.name} has no curve to draw; leave it out")
+    curves, steps = {}, {}
+    for which in checkpoints:
+        state = run.restore(which)
+        steps[which] = int(state.step)
+        temperatures = progress.track(TEMPERATURES, len(TEMPERATURES), f"temperatures of {which}")
+        curves[which] = {
+            t: held_out.at_temperature(run.steps, state, run.task, split, t, **part)
+            for t in temperatures
+        }
+    found = sweep.entry(curves, steps, shown[:2], split=split, seed=part["seed"])
+    sweep.write(run.workdir / "evaluation.json", found)
+    picture = run.workdir / "temperature.png"
+    points = {
+        which: [(t, figures[shown[0]], figures[shown[1]]) for t, figures in curve.items()]
+        for which, curve in curves.items()
+    }
+    pictures.tradeoff(points, shown[:2], picture)
+    return [*sweep.lines(curves, shown), f"picture: {picture}"]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from seqgan_jax import program
 from seqgan_jax.reporting.progress import Progress
+from seqgan_jax.training import phases as schedule
 from seqgan_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -297,7 +298,7 @@ def test_bad_pictures(refused, scenes_run, picture, finished_run, tmp_path):
     refused(["text.png", "not an image"], "generate", run, f"--image={text}")
     words = ["--image", "precomputed features"]
     refused(words, "generate", f"--workdir={finished_run}", f"--image={picture}")
-    refused(["image"], "generate", run)
+    refused(["--image", "none given"], "generate", run)
 
 
 def test_generate_writes_what_was_asked_for(call, scenes_run, picture, tmp_path):
@@ -349,3 +350,120 @@ def test_evaluate_writes_every_figure(call, finished_run, tmp_path):
             assert set(figure) == {"value", "stderr", "n", "unit"}
         assert found["metrics"]["nll"]["n"] == 8
     assert "one caption for all" in text
+
+
+def test_endless_data_needs_a_limit(refused, scenes_run):
+    words = ["--split=train", "no end", "--limit"]
+    refused(words, "evaluate", f"--workdir={scenes_run}", "--split=train")
+
+
+# The oracle: a task without sources
+
+
+@pytest.fixture(scope="module")
+def oracle_config():
+    config = runpy.run_path(str(ROOT / "configs" / "oracle.py"))["get_config"]("smoke")
+    config.generator.num_layers = config.discriminator.num_layers = 1
+    config.oracle.update(vocabulary=9, size=3)
+    config.data.update(length=4, train_size=8, validation_size=6, test_size=6)
+    for name in config.phases.order:
+        config.phases[name].update(steps=2, batch_size=4, evaluate_every=2)
+    config.evaluation.update(batch_size=4, validation_limit=6, num_pictures=2)
+    return config.lock()
+
+
+@pytest.fixture(scope="module")
+def oracle_run(oracle_config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("oracle")
+    program.train(oracle_config, str(workdir), quiet=True)
+    return workdir
+
+
+def test_the_oracle_trains(oracle_run, oracle_config, capsys):
+    program.train(oracle_config, str(oracle_run))
+    text = capsys.readouterr().out
+    for words in ("on 6 held-out sequences", "forward_kl", "pictures: "):
+        assert words in text
+    assert "nll_shuffled" not in text
+    rows = json.loads((oracle_run / "samples" / "final" / "sequences.json").read_text())
+    assert len(rows) == 2
+    assert all(" ".join(map(str, row["tokens"])) in text for row in rows)
+
+
+def test_the_oracle_writes_integers(call, refused, oracle_run):
+    run = f"--workdir={oracle_run}"
+    arguments = [run, "--num_samples=3", "--prefix=7 0"]
+    status, text, errors = call("generate", *arguments)
+    assert (status, errors) == (0, [])
+    status, found, _ = call("generate", *arguments, "--format=json")
+    (row,) = json.loads(found)
+    assert len(row["sequences"]) == len(text.splitlines()) == 3
+    for sequence, line in zip(row["sequences"], text.splitlines(), strict=True):
+        assert sequence["tokens"][:2] == [7, 0]
+        assert len(sequence["tokens"]) == 4
+        assert line.startswith(" ".join(map(str, sequence["tokens"])) + "  (log-probability -")
+    _, found, _ = call("generate", run, "--beam_size=2", "--format=json")
+    log_probs = [s["log_prob"] for s in json.loads(found)[0]["sequences"]]
+    assert len(log_probs) == 2
+    assert log_probs == sorted(log_probs, reverse=True)
+    refused(["--image", "of no use to a model of oracle"], "generate", run, "--image=a.png")
+    refused(["--prefix=9", "0 to 8"], "generate", run, "--prefix=9")
+    refused(["--prefix", "4 tokens of its sequences"], "generate", run, "--prefix=1 2 3 4")
+
+
+def test_the_oracle_is_evaluated_and_swept(call, refused, oracle_run, tmp_path):
+    shutil.copytree(oracle_run, tmp_path / "run")
+    run, path = f"--workdir={tmp_path / 'run'}", tmp_path / "run" / "evaluation.json"
+    arguments = [run, "--batch_size=4", "--checkpoint=pretrain_generator,last"]
+    status, text, _ = call("evaluate", *arguments, "--sweep=temperature")
+    assert status == 0
+    assert "temperature 0.5" in text
+    assert (tmp_path / "run" / "temperature.png").stat().st_size > 1000
+    swept = json.loads(path.read_text())["sweep"]
+    assert list(swept["checkpoints"]) == ["pretrain_generator", "last"]
+    assert swept["comparisons"]["last"]["baseline"] == "pretrain_generator"
+    points = {p["temperature"]: p["metrics"] for p in swept["checkpoints"]["last"]["points"]}
+    assert list(points) == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
+    status, text, _ = call("evaluate", run, "--batch_size=4")
+    assert status == 0
+    assert "oracle" in text.splitlines()[0]
+    found = json.loads(path.read_text())
+    assert found["sweep"] == swept  # and is not lost
+    # At temperature 1 both read the same sequences, with the same numbers drawn for them.
+    for name, figure in points[1.0].items():
+        value = found["metrics"][name]["value"]
+        assert value == pytest.approx(figure["value"], rel=1e-4), name
+    assert len({figures["nll_test"]["value"] for figures in points.values()}) == len(points)
+
+
+def test_what_a_task_has_no_use_for_is_refused(refused, oracle_run, scenes_run):
+    run = f"--workdir={oracle_run}"
+    refused(["--beam_size", "model of oracle"], "evaluate", run, "--beam_size=2")
+    refused(["--num_samples", "sweep"], "evaluate", run, "--sweep=temperature", "--num_samples=2")
+    refused(["--sweep", "captions"], "evaluate", f"--workdir={scenes_run}", "--sweep=temperature")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("oracle.params", "missing.npz", ["missing.npz", "can't be read"]),
+        ("generator.noise_size", 3, ["config.generator.noise_size", "set 0"]),
+        ("encoder.kind", "features", ["config.encoder.kind", "set none"]),
+        ("data.train_size", 0, ["config.data.train_size"]),
+        ("phases.adversarial.discriminator.mismatch", 0.5, ["mismatch", "no sources"]),
+        ("phases.pretrain_generator.generator.words", 0.5, ["words", "no sources"]),
+    ],
+)
+def test_bad_oracles(refused, tmp_path, option, value, words):
+    arguments = [f"--config={ROOT / 'configs' / 'oracle.py'}:smoke", f"--workdir={tmp_path}"]
+    refused(words, "train", *arguments, f"--config.{option}={value}")
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("variant", ["default", "paper", "smoke"])
+def test_oracle_variants_are_whole(variant):
+    config = runpy.run_path(str(ROOT / "configs" / "oracle.py"))["get_config"](variant)
+    phases = schedule.parse(config.phases)
+    assert [phase.name for phase in phases] == list(config.phases.order)
+    assert config.generator.noise_size == 0
+    assert not any(phase.discriminator and phase.discriminator.mismatch for phase in phases)

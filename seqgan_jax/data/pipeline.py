@@ -1,7 +1,8 @@
-"""Batches of captioned examples: shuffled, sharded, and resumable at any one of them.
+"""Batches of examples, captioned images for one: shuffled, sharded, resumable at any one of them.
 
 A batch is a dictionary of NumPy arrays, B rows each:
-  source: [B, ...] what the network sees (an array, or a pytree of arrays, or None);
+  source: [B, ...] what the network sees (an array, or a pytree of arrays, or None where there is
+    nothing but targets);
   source_mask: None, since every source of a data set has the same length here;
   target: [B, T] int32, tokens, the end token, padding; a longer text is cut at T without end;
   mask: [B, T] float32, 1 for tokens and the end token;
@@ -216,7 +217,8 @@ class _Batches:
 
 
 def _targets(captions: Sequence[str], codec, length: int) -> dict:
-    target = np.full((len(captions), length), codec.vocabulary.pad, np.int32)
+    # Without padding all targets have this one length.
+    target = np.full((len(captions), length), codec.vocabulary.pad or 0, np.int32)
     mask = np.zeros((len(captions), length), np.float32)
     for row, caption in enumerate(captions):
         tokens = codec.encode(caption)[:length]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from seqgan_jax.core.sampling import Truncation
+from seqgan_jax.evaluation.densities import average
 from seqgan_jax.evaluation.report import Metric
 
 
@@ -49,13 +50,8 @@ def write(
                 forced=forced,
             )
         )
-        for row in np.flatnonzero(batch["weight"]):
-            yield Sample(
-                written.tokens[row],
-                written.mask[row],
-                written.log_probs[row].sum(-1),
-                1 / (1 + np.exp(-written.scores[row])),
-            )
+        log_probs = written.log_probs.sum(-1)
+        yield from _samples(batch, written.tokens, written.mask, log_probs, written.scores)
 
 
 def search(
@@ -84,23 +80,31 @@ def search(
                 banned=banned,
             )
         )
-        for row in np.flatnonzero(batch["weight"]):
-            found = np.isfinite(beams.log_probs[row])
-            yield Sample(
-                beams.tokens[row][found],
-                beams.mask[row][found],
-                beams.log_probs[row][found],
-                1 / (1 + np.exp(-scores[row][found])),
-            )
+        for sample in _samples(batch, beams.tokens, beams.mask, beams.log_probs, scores):
+            found = np.isfinite(sample.log_probs)
+            yield Sample(*(x[found] for x in sample))
 
 
-def likelihood(
-    steps, state, batches: Iterable[dict], *, seed: int, num_noise: int, shuffled: bool = False
-) -> Metric:
-    """Negative log-likelihood per token of held-out targets; lower is better, nats.
+def _samples(batch, tokens, mask, log_probs, logits) -> Iterator[Sample]:
+    """The rows that are no filler of what was written for a batch."""
+    scores = 1 / (1 + np.exp(-logits))
+    for row in np.flatnonzero(batch["weight"]):
+        yield Sample(tokens[row], mask[row], log_probs[row], scores[row])
 
-    With noise this is the importance-weighted bound of K samples, an upper bound. It says nothing
-    of what a model writes: a model that ignores its source scores well where sources tell little.
+
+def log_probs(
+    steps,
+    state,
+    batches: Iterable[dict],
+    *,
+    seed: int,
+    num_noise: int,
+    temperature: float = 1.0,
+    shuffled: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The generator's log-probability of held-out targets, in nats, and their tokens: [n], [n].
+
+    With noise this is the importance-weighted bound of K samples, a lower bound.
 
     Args:
       steps: the compiled functions.
@@ -108,6 +112,7 @@ def likelihood(
       batches: pairs, see `data.pipeline`.
       seed: of the noise.
       num_noise: K.
+      temperature: of the softmax over the generator's logits.
       shuffled: whether targets are paired with another batch row's source; rows for which only
         their own is left don't count.
     """
@@ -120,48 +125,152 @@ def likelihood(
             real &= batch["example_id"][order] != batch["example_id"]
             arrays["source"] = jax.tree.map(lambda x, order=order: x[order], batch["source"])
         nll = steps.likelihood(
-            state.generator.params, arrays, jax.random.key(seed), num_noise=num_noise
+            state.generator.params,
+            arrays,
+            jax.random.key(seed),
+            num_noise=num_noise,
+            temperature=temperature,
         )
-        totals.append(np.asarray(nll)[real])
+        totals.append(-np.asarray(nll)[real])
         counts.append(batch["mask"].sum(-1)[real])
-    total, count = np.concatenate(totals), np.concatenate(counts)
-    mean = total.sum() / count.sum()
+    return np.concatenate(totals), np.concatenate(counts)
+
+
+def likelihood(log_probs: np.ndarray, counts: np.ndarray) -> Metric:
+    """Negative log-likelihood per token, the ratio of two sums; lower is better, nats.
+
+    It says nothing of what a model writes: a model that ignores its source scores well where
+    sources tell little.
+
+    Args:
+      log_probs: of independent sequences, [n].
+      counts: their tokens, [n].
+    """
+    mean = -log_probs.sum() / counts.sum()
     # Delta method for a ratio of means over independent sequences.
-    deviation = (total - mean * count) / count.mean()
-    stderr = deviation.std(ddof=1) / np.sqrt(len(total)) if len(total) > 1 else None
-    return Metric(float(mean), stderr and float(stderr), len(total), "nats/token")
+    deviation = (-log_probs - mean * counts) / counts.mean()
+    stderr = deviation.std(ddof=1) / np.sqrt(len(counts)) if len(counts) > 1 else None
+    return Metric(float(mean), stderr and float(stderr), len(counts), "nats/token")
 
 
-def discrimination(steps, state, batches: Iterable[dict], *, seed: int) -> dict[str, Metric]:
+def discrimination(
+    steps, state, batches: Iterable[dict], samples: Iterable[Sample]
+) -> dict[str, Metric]:
     """How often the discriminator is right on held-out pairs, and on sequences written for them.
 
-    Returns accuracies: `discriminator_real` on real pairs, `discriminator_generated` on written
-    ones, `discriminator_mismatched` on real sequences before another example's source, and their
-    balanced mean of the first two, `discriminator_accuracy`.
+    All that belongs to one source is one item: its answers are averaged first.
+
+    Args:
+      steps: the compiled functions.
+      state: the training state.
+      batches: pairs, see `data.pipeline`.
+      samples: what was written for their sources.
+
+    Returns:
+      Accuracies: `discriminator_real` on real pairs, `discriminator_generated` on written ones,
+      the mean of these two, `discriminator_accuracy`, and where there are sources
+      `discriminator_mismatched` on real sequences before another example's source.
     """
-    right = {"real": [], "generated": [], "mismatched": []}
+    real, mismatched = {}, {}
     params = state.discriminator.params
     for batch in batches:
-        keep = batch["weight"] > 0
+        ids, keep = batch["example_id"], batch["weight"] > 0
         arrays = _arrays(batch)
-        written = steps.write(
-            state.generator.params, params, arrays, jax.random.key(seed), num_samples=1
+        logits = steps.judge(params, arrays, batch["target"], batch["mask"])
+        _collect(real, ids[keep], np.asarray(logits)[keep] > 0)
+        if batch["source"] is not None:
+            other = _derangement(ids)
+            logits = steps.judge(params, arrays, batch["target"][other], batch["mask"][other])
+            keep &= ids[other] != ids
+            _collect(mismatched, ids[keep], np.asarray(logits)[keep] < 0)
+    share = lambda answers: Metric.mean((np.mean(a) for a in answers), "share")
+    ours, theirs = share(real.values()), share(sample.scores < 0.5 for sample in samples)
+    figures = {
+        "discriminator_accuracy": average(ours, theirs, "share"),
+        "discriminator_real": ours,
+        "discriminator_generated": theirs,
+    }
+    if mismatched:
+        figures["discriminator_mismatched"] = share(mismatched.values())
+    return figures
+
+
+def _collect(answers: dict[int, list], ids: np.ndarray, right: np.ndarray) -> None:
+    for example, answer in zip(ids, right, strict=True):
+        answers.setdefault(int(example), []).append(answer)
+
+
+def figures(
+    steps,
+    state,
+    task,
+    split: str,
+    *,
+    batch_size: int,
+    limit: int | None,
+    seed: int,
+    num_samples: int,
+    num_noise: int,
+    thorough: bool,
+) -> tuple[dict[str, Metric], list[Sample]]:
+    """All figures of a pair of networks on a part of a split, and what it wrote for that part.
+
+    Args:
+      steps: the compiled functions.
+      state: the training state.
+      task: see `tasks`; adds its own figures.
+      split: which.
+      batch_size: rows at once.
+      limit: how many sources; None for all.
+      seed: of noise and samples.
+      num_samples: sequences written for each source.
+      num_noise: noise samples of the likelihood's bound.
+      thorough: also the figures that take long.
+    """
+    pairs = lambda: task.pairs(split, batch_size=batch_size, limit=limit)
+    read = {"seed": seed, "num_noise": num_noise}
+    found, counts = log_probs(steps, state, pairs(), **read)
+    metrics = {"nll": likelihood(found, counts)}
+    if next(iter(pairs()))["source"] is not None:
+        others = log_probs(steps, state, pairs(), **read, shuffled=True)
+        metrics["nll_shuffled"] = likelihood(*others)
+    sources = task.sources(split, batch_size=batch_size, limit=limit)
+    samples = list(write(steps, state, sources, seed=seed, num_samples=num_samples))
+    metrics |= discrimination(steps, state, pairs(), samples)
+    return metrics | task.evaluate(split, samples, found, thorough=thorough), samples
+
+
+def at_temperature(
+    steps,
+    state,
+    task,
+    split: str,
+    temperature: float,
+    *,
+    batch_size: int,
+    limit: int | None,
+    seed: int,
+) -> dict[str, Metric]:
+    """The task's figures of the generator with its logits divided by a temperature.
+
+    One sequence is written for each source. Its log-probability and those of held-out targets are
+    the tempered generator's.
+    """
+    size = {"batch_size": batch_size, "limit": limit}
+    read = {"seed": seed, "num_noise": 1, "temperature": temperature}
+    truncation = Truncation(temperature=temperature)
+    samples = []
+    for batch in task.sources(split, **size):
+        written = list(
+            write(steps, state, [batch], seed=seed, num_samples=1, truncation=truncation)
         )
-        other = _derangement(batch["example_id"])
-        real = steps.judge(params, arrays, batch["target"], batch["mask"])
-        wrong = steps.judge(params, arrays, batch["target"][other], batch["mask"][other])
-        right["real"].append(np.asarray(real)[keep] > 0)
-        right["generated"].append(np.asarray(written.scores)[keep, 0] < 0)
-        keep &= batch["example_id"][other] != batch["example_id"]
-        right["mismatched"].append(np.asarray(wrong)[keep] < 0)
-    accuracy = {
-        name: Metric.mean(np.concatenate(values), "share") for name, values in right.items()
-    }
-    both = np.concatenate([*right["real"], *right["generated"]])
-    return {
-        "discriminator_accuracy": Metric.mean(both, "share"),
-        **{f"discriminator_{name}": metric for name, metric in accuracy.items()},
-    }
+        filled = written + written[-1:] * (len(batch["weight"]) - len(written))
+        tokens, mask = (np.concatenate([getattr(s, x) for s in filled]) for x in ("tokens", "mask"))
+        pairs = [{**batch, "target": tokens, "mask": mask}]
+        own, _ = log_probs(steps, state, pairs, **read)
+        samples += [sample._replace(log_probs=own[i : i + 1]) for i, sample in enumerate(written)]
+    found, _ = log_probs(steps, state, task.pairs(split, **size), **read)
+    return task.evaluate(split, samples, found, thorough=False)
 
 
 def _arrays(batch: dict) -> dict[str, Any]:

@@ -7,9 +7,11 @@ import numpy as np
 
 from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.errors import UserError
+from seqgan_jax.models.cnn_discriminator import CNNDiscriminator
 from seqgan_jax.models.discriminator import LSTMDiscriminator
 from seqgan_jax.models.encoders import ENCODERS
 from seqgan_jax.models.generator import LSTMGenerator
+from seqgan_jax.models.interface import Discriminator
 
 
 def _encoder(config: ml_collections.ConfigDict):
@@ -67,8 +69,17 @@ def generator(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> LSTM
     )
 
 
-def discriminator(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> LSTMDiscriminator:
-    """The discriminator of `config.discriminator`, with an encoder of its own."""
-    return LSTMDiscriminator(
-        vocabulary_size=vocabulary.size, encoder=_encoder(config.encoder), **config.discriminator
-    )
+def discriminator(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> Discriminator:
+    """The discriminator of `config.discriminator`, with an encoder of its own.
+
+    Raises:
+      UserError: if `config.discriminator.kind` is unknown.
+    """
+    options = config.discriminator.to_dict()
+    kind = options.pop("kind")
+    common = {"vocabulary_size": vocabulary.size, "encoder": _encoder(config.encoder)}
+    if kind == "lstm":
+        return LSTMDiscriminator(bos=vocabulary.bos, **common, **options)
+    if kind == "cnn":
+        return CNNDiscriminator(**common, **options)
+    raise UserError(f"config.discriminator.kind: no discriminator '{kind}'; choose from lstm, cnn")

@@ -8,17 +8,40 @@ With s_i the top layer's output after token i and c_i the context of attention o
 where head_k(i) is head k's read-out at step i from the u of steps 1 .. i. y_i judges the prefix up
 to i in front of the source; the sequence's score is the one at its last real token. Attention does
 not feed the LSTM, so a rollout carries LSTM states alone and attends once, at its end.
+
+With `likelihood` the same layers also predict the next token, and what they find of the prefix
+enters the score with a learnt weight:
+
+    u_i = tanh(W [e_i; s_i; c_i] + b)
+    logit_i = (as above) + w sum_{j <= i} log softmax(V_o u_{j-1} + b_o)[y_j]
+
+These are the generator's equations, so that a discriminator which starts with a generator's
+parameters starts with all that the generator knows of which sequence fits which source. To learn
+that from labels of whole sequences takes as many steps as the generator took.
 """
+
+from typing import NamedTuple
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from seqgan_jax.core import attention, lstm
 from seqgan_jax.models.generator import additive_parameters, lstm_parameters
 from seqgan_jax.models.interface import Memory
 
-State = tuple[lstm.State, ...]
+
+class State(NamedTuple):
+    """What changes from lane to lane.
+
+    Attributes:
+      layers: the layers' states, each [lanes, H].
+      feature: u at the last token, which predicts the next one, [lanes, U]; with `likelihood`.
+    """
+
+    layers: tuple[lstm.State, ...]
+    feature: chex.Array | None
 
 
 class LSTMDiscriminator(nn.Module):
@@ -35,6 +58,8 @@ class LSTMDiscriminator(nn.Module):
       num_heads: K.
       head_size: D.
       dropout: rate on embeddings and on the layers' outputs in training.
+      likelihood: whether the score has the prefix's log-likelihood in it.
+      bos: the token read before the first one; with `likelihood`.
     """
 
     vocabulary_size: int
@@ -47,8 +72,11 @@ class LSTMDiscriminator(nn.Module):
     num_heads: int
     head_size: int
     dropout: float = 0.0
+    likelihood: bool = False
+    bos: int = 0
 
     dense = True
+    shares = False
 
     def setup(self):
         self.embedding = self.param(
@@ -73,6 +101,9 @@ class LSTMDiscriminator(nn.Module):
         )
         self.head_output = nn.Dense(1)
         self.feature_output = nn.Dense(1, use_bias=False)
+        if self.likelihood:
+            self.output = nn.Dense(self.vocabulary_size)
+            self.weight = self.param("likelihood_weight", nn.initializers.constant(0.5), ())
         self.drop = nn.Dropout(self.dropout)
 
     def encode(self, source, source_mask, *, train: bool = False) -> Memory:
@@ -83,55 +114,86 @@ class LSTMDiscriminator(nn.Module):
         return Memory(attention.additive_keys(self.attend, values), values, source_mask, summary)
 
     def initial_state(self, memory: Memory, batch: int) -> State:
-        """The layers' states from the source's summary; zero without a source."""
+        """The state before the first token: from the source's summary, or zero without a source."""
         if self.encoder is None:
-            return (lstm.zero_state(batch, self.hidden_size),) * self.num_layers
-        summary = jnp.repeat(memory.summary, batch // memory.summary.shape[0], axis=0)
-        parts = jnp.split(jnp.tanh(self.start(summary)), 2 * self.num_layers, axis=-1)
-        return tuple(lstm.State(h, c) for h, c in zip(parts[::2], parts[1::2], strict=True))
+            layers = (lstm.zero_state(batch, self.hidden_size),) * self.num_layers
+        else:
+            summary = jnp.repeat(memory.summary, batch // memory.summary.shape[0], axis=0)
+            parts = jnp.split(jnp.tanh(self.start(summary)), 2 * self.num_layers, axis=-1)
+            layers = tuple(lstm.State(h, c) for h, c in zip(parts[::2], parts[1::2], strict=True))
+        if not self.likelihood:
+            return State(layers, None)
+        embedded = self.embedding[jnp.full((batch,), self.bos)]
+        layers = lstm.stack_step(self.layers, layers, embedded)
+        return State(layers, self._feature(memory, embedded, layers[-1].hidden))
 
-    def _feature(self, memory, hidden):
-        """[lanes, H] -> u, [lanes, U]."""
-        parts = [hidden]
+    def _feature(self, memory, embedded, hidden):
+        """[lanes, E], [lanes, H] -> u, [lanes, U]."""
+        parts = [embedded, hidden] if self.likelihood else [hidden]
         if self.encoder is not None:
             parts.append(
                 attention.additive(self.attend, hidden, memory.keys, memory.values, memory.mask)[0]
             )
         return jnp.tanh(self.hidden(jnp.concatenate(parts, axis=-1)))
 
+    def _log_probs(self, features, tokens):
+        """What u [..., U] gave to the tokens that came next, in nats, [..., 1]."""
+        log_probs = jax.nn.log_softmax(self.output(features))
+        return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)
+
     def step(self, memory: Memory, state: State, token: chex.Array) -> tuple[State, chex.Array]:
-        """Reads one token in every lane."""
+        """Reads one token in every lane; the feature ends in its log-probability."""
         chex.assert_rank(token, 1)
-        state = lstm.stack_step(self.layers, state, self.embedding[token])
-        return state, self._feature(memory, state[-1].hidden)
+        embedded = self.embedding[token]
+        layers = lstm.stack_step(self.layers, state.layers, embedded)
+        feature = self._feature(memory, embedded, layers[-1].hidden)
+        if not self.likelihood:
+            return State(layers, None), feature
+        log_probs = self._log_probs(state.feature, token)
+        return State(layers, feature), jnp.concatenate([feature, log_probs], axis=-1)
 
     def features(self, memory: Memory, tokens: chex.Array, *, train: bool = False) -> chex.Array:
         """The feature at every token, [B, T] -> [B, T, U]; equal to T calls of `step`."""
         chex.assert_rank(tokens, 2)
         drop = lambda x: self.drop(x, deterministic=not train)
-        state = self.initial_state(memory, tokens.shape[0])
-        inputs = drop(self.embedding[tokens])
+        start = self.initial_state(memory, tokens.shape[0])
+        embedded = self.embedding[tokens]
         states = lstm.stack_unroll(
-            self.layers, state, inputs, lambda layer, x: drop(x) if layer else x
+            self.layers, start.layers, drop(embedded), lambda layer, x: drop(x) if layer else x
         )
         top = drop(states[-1].hidden)
-        features = self._feature(memory, top.reshape(-1, self.hidden_size))
-        return features.reshape(*tokens.shape, -1)
+        features = self._feature(
+            memory, embedded.reshape(-1, self.embedding_size), top.reshape(-1, self.hidden_size)
+        ).reshape(*tokens.shape, -1)
+        if not self.likelihood:
+            return features
+        before = jnp.concatenate([start.feature[:, None], features[:, :-1]], axis=1)
+        return jnp.concatenate([features, self._log_probs(before, tokens)], axis=-1)
 
     def _logits(self, heads, features):
         flat = heads.reshape(*heads.shape[:-2], -1)
         return (self.head_output(flat) + self.feature_output(features))[..., 0]
 
+    def _found(self, features, mask):
+        """Features -> u, and the weighted log-likelihood of every prefix, [B, T]."""
+        if not self.likelihood:
+            return features, 0.0
+        return features[..., :-1], self.weight * jnp.cumsum(features[..., -1] * mask, axis=-1)
+
     def readout(self, features: chex.Array, mask: chex.Array) -> chex.Array:
         """[B, T, U] -> [B]: only the last real step's query is computed."""
+        features, found = self._found(features, mask)
         last = jnp.maximum(mask.sum(-1).astype(jnp.int32) - 1, 0)
         query = jnp.take_along_axis(features, last[:, None, None], axis=1)
         heads = attention.multi_head(self.heads, query, features, mask[:, None])
-        return self._logits(heads, query)[:, 0]
+        logits = self._logits(heads, query)[:, 0]
+        return logits + found[:, -1] if self.likelihood else logits
 
     def dense_readout(self, features: chex.Array, mask: chex.Array) -> chex.Array:
         """[B, T, U] -> the logit of every prefix, [B, T]."""
-        return self._logits(attention.causal_multi_head(self.heads, features, mask), features)
+        features, found = self._found(features, mask)
+        heads = attention.causal_multi_head(self.heads, features, mask)
+        return self._logits(heads, features) + found
 
     def score(
         self, memory: Memory, tokens: chex.Array, mask: chex.Array, *, train: bool = False
@@ -144,6 +206,10 @@ class LSTMDiscriminator(nn.Module):
     ) -> chex.Array:
         """The logit at the last real token, [B]."""
         return self.readout(self.features(memory, tokens, train=train), mask)
+
+    def regulariser(self) -> chex.Array:
+        """Nothing."""
+        return jnp.zeros(())
 
     def __call__(self, source, source_mask, tokens, mask, *, train: bool = False) -> chex.Array:
         """From source and tokens to the logit of every prefix; touches every parameter."""

@@ -6,6 +6,7 @@ the attention's context:
     u_t = tanh(W_h [e_t; h_t; c_t] + b_h),    logits_t = V_o u_t + b_o
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -16,22 +17,33 @@ import jax.numpy as jnp
 from seqgan_jax.core import attention, lstm
 from seqgan_jax.models.interface import Memory
 
+Initializer = Callable[[chex.PRNGKey, tuple[int, ...]], chex.Array]
 
-def lstm_parameters(module: nn.Module, name: str, inputs: int, size: int) -> lstm.Weights:
+
+def lstm_parameters(
+    module: nn.Module,
+    name: str,
+    inputs: int,
+    size: int,
+    initializer: Callable[[Initializer], Initializer] = lambda usual: usual,
+) -> lstm.Weights:
     """Declares one LSTM layer's weights in a Linen module.
 
     Kernels are Glorot uniform and orthogonal; the forget gate's bias is 1 (Jozefowicz et al.,
-    2015), the others 0.
+    2015), the others 0; unless `initializer` puts another in the place of the usual one.
     """
 
     def bias(key, shape):
         del key
         return jnp.zeros(shape).at[size : 2 * size].set(1.0)
 
+    shape = (inputs, 4 * size)
     return lstm.Weights(
-        module.param(f"{name}_input", nn.initializers.glorot_uniform(), (inputs, 4 * size)),
-        module.param(f"{name}_recurrent", nn.initializers.orthogonal(), (size, 4 * size)),
-        module.param(f"{name}_bias", bias, (4 * size,)),
+        module.param(f"{name}_input", initializer(nn.initializers.glorot_uniform()), shape),
+        module.param(
+            f"{name}_recurrent", initializer(nn.initializers.orthogonal()), (size, 4 * size)
+        ),
+        module.param(f"{name}_bias", initializer(bias), (4 * size,)),
     )
 
 
@@ -71,10 +83,12 @@ class LSTMGenerator(nn.Module):
       hidden_size: H of each layer.
       num_layers: L.
       attention_size: A.
-      output_size: size of u.
+      output_size: size of u; 0 for logits straight from [h; c], as in Yu et al. (2017).
       noise_size: Z; 0 for none.
       noise_slots: positions that z is projected to where there is no source.
       dropout: rate on embeddings, between layers and on u in training.
+      init_scale: standard deviation of the normal distribution from which the embeddings, the LSTM
+        layers, the tanh layer and the output layer start; 0 for each kind's usual start.
     """
 
     vocabulary_size: int
@@ -87,14 +101,28 @@ class LSTMGenerator(nn.Module):
     noise_size: int
     noise_slots: int = 8
     dropout: float = 0.0
+    init_scale: float = 0.0
 
     def setup(self):
+        def initializer(usual):
+            return nn.initializers.normal(self.init_scale) if self.init_scale else usual
+
+        def dense(size):
+            kernel, bias = nn.initializers.lecun_normal(), nn.initializers.zeros
+            return nn.Dense(size, kernel_init=initializer(kernel), bias_init=initializer(bias))
+
         self.embedding = self.param(
-            "embedding", nn.initializers.normal(0.1), (self.vocabulary_size, self.embedding_size)
+            "embedding",
+            initializer(nn.initializers.normal(0.1)),
+            (self.vocabulary_size, self.embedding_size),
         )
         self.layers = [
             lstm_parameters(
-                self, f"lstm_{i}", self.hidden_size if i else self.embedding_size, self.hidden_size
+                self,
+                f"lstm_{i}",
+                self.hidden_size if i else self.embedding_size,
+                self.hidden_size,
+                initializer,
             )
             for i in range(self.num_layers)
         ]
@@ -110,8 +138,9 @@ class LSTMGenerator(nn.Module):
             self.words = nn.Dense(self.vocabulary_size, bias_init=nn.initializers.constant(-5.0))
         if self.encoder is None and self.noise_size:
             self.slots = nn.Dense(self.noise_slots * self.hidden_size)
-        self.hidden = nn.Dense(self.output_size)
-        self.output = nn.Dense(self.vocabulary_size)
+        if self.output_size:
+            self.hidden = dense(self.output_size)
+        self.output = dense(self.vocabulary_size)
         self.drop = nn.Dropout(self.dropout)
 
     def encode(self, source, source_mask, *, train: bool) -> Memory:
@@ -142,9 +171,9 @@ class LSTMGenerator(nn.Module):
         layers = tuple(lstm.State(h, c) for h, c in zip(parts[::2], parts[1::2], strict=True))
         return State(layers, slots)
 
-    def _logits(self, memory, slots, embedded, hidden, *, train=False):
-        """[lanes, E], [lanes, H] -> [lanes, V]."""
-        parts = [embedded, hidden]
+    def _before_output(self, memory, slots, embedded, hidden, *, train=False):
+        """[lanes, E], [lanes, H] -> what the output layer reads, [lanes, U]."""
+        parts = [embedded, hidden] if self.output_size else [hidden]
         if self.has_memory:
             keys, values = (memory.keys, memory.values) if slots is None else slots
             context, weights = attention.additive(
@@ -152,21 +181,21 @@ class LSTMGenerator(nn.Module):
             )
             self.sow("intermediates", "attention", weights)
             parts.append(context)
-        u = jnp.tanh(self.hidden(jnp.concatenate(parts, axis=-1)))
-        return self.output(self.drop(u, deterministic=not train))
+        u = jnp.concatenate(parts, axis=-1)
+        if self.output_size:
+            u = jnp.tanh(self.hidden(u))
+        return self.drop(u, deterministic=not train)
 
     def step(self, memory: Memory, state: State, token: chex.Array) -> tuple[State, chex.Array]:
         """Reads one token in every lane."""
         chex.assert_rank(token, 1)
         embedded = self.embedding[token]
         layers = lstm.stack_step(self.layers, state.layers, embedded)
-        logits = self._logits(memory, state.slots, embedded, layers[-1].hidden)
-        return State(layers, state.slots), logits
+        u = self._before_output(memory, state.slots, embedded, layers[-1].hidden)
+        return State(layers, state.slots), self.output(u)
 
-    def unroll(
-        self, memory: Memory, state: State, inputs: chex.Array, *, train: bool = False
-    ) -> tuple[chex.Array, State]:
-        """Reads whole sequences; dropout only where `train` is true."""
+    def _read(self, memory, state, inputs, train):
+        """Whole sequences [B, T] -> what the output layer reads, [B, T, U], and the states."""
         chex.assert_rank(inputs, 2)
         embedded = self.drop(self.embedding[inputs], deterministic=not train)
         layers = lstm.stack_unroll(
@@ -176,14 +205,29 @@ class LSTMGenerator(nn.Module):
             lambda layer, x: self.drop(x, deterministic=not train) if layer else x,
         )
         top = layers[-1].hidden
-        logits = self._logits(
+        u = self._before_output(
             memory,
             state.slots,
             embedded.reshape(-1, embedded.shape[-1]),
             top.reshape(-1, top.shape[-1]),
             train=train,
         )
-        return logits.reshape(*inputs.shape, -1), State(layers, state.slots)
+        return u.reshape(*inputs.shape, -1), State(layers, state.slots)
+
+    def unroll(
+        self, memory: Memory, state: State, inputs: chex.Array, *, train: bool = False
+    ) -> tuple[chex.Array, State]:
+        """Reads whole sequences; dropout only where `train` is true."""
+        u, states = self._read(memory, state, inputs, train)
+        return self.output(u), states
+
+    def before_output(
+        self, memory: Memory, state: State, inputs: chex.Array, *, train: bool = False
+    ) -> tuple[chex.Array, chex.Array, chex.Array]:
+        """What `unroll` makes logits of: u [B, T, U], kernel [U, V] and bias [V]."""
+        u, _ = self._read(memory, state, inputs, train)
+        weights = self.output.variables["params"]
+        return u, weights["kernel"], weights["bias"]
 
     def word_logits(self, memory: Memory) -> chex.Array:
         """The logit of each word's being used of the source, wherever it is seen, [B, V].

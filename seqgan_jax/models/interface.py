@@ -49,14 +49,29 @@ class Generator(Protocol):
         target[:, t]. Equal to T calls of `step` where `train` is false.
         """
 
+    def before_output(
+        self, memory: Any, state: Any, inputs: chex.Array, *, train: bool
+    ) -> tuple[chex.Array, chex.Array, chex.Array]:
+        """What `unroll` makes its logits of: u [B, T, U], kernel [U, V] and bias [V].
+
+        For losses that never hold all logits at once.
+        """
+
     def prefix_state(self, states: Any, t: int) -> Any:
         """The state after t inputs, from the states of `unroll`."""
 
 
 class Discriminator(Protocol):
-    """A network that judges pairs of source and sequence, token by token."""
+    """A network that judges pairs of source and sequence, token by token.
+
+    Attributes:
+      dense: whether it has a `score`.
+      shares: whether `readout` takes `shared` and `lanes`: how many first positions are alike in
+        all of a source's lanes, which saves work where they need be read only once.
+    """
 
     dense: bool
+    shares: bool
 
     def encode(self, source: Any, source_mask: chex.Array | None, *, train: bool) -> Any:
         """Source [B, ...] -> memory."""
@@ -79,3 +94,6 @@ class Discriminator(Protocol):
         self, memory: Any, tokens: chex.Array, mask: chex.Array, *, train: bool
     ) -> chex.Array:
         """The logit at the last real token, [B]."""
+
+    def regulariser(self) -> chex.Array:
+        """What its loss has besides the classification, a scalar."""

@@ -1,4 +1,4 @@
-"""Pictures for people: captions under images, attention over images, curves of a run.
+"""Pictures for people: captions under images, attention over images, curves of figures.
 
 Each function writes a PNG, whole or not at all, and returns its pixels, uint8 [H, W, 3], for
 TensorBoard. Nothing is told by colour alone. Text is drawn literally: a dollar sign in a caption
@@ -22,12 +22,20 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
+from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.reporting.metrics_log import write_atomically
 
 _DPI = 100
 _LINE = 1.3  # height of a line in units of the font's size
 _TRUE, _FALSE = "#1a7f37", "#b42318"
 _GREY = "#57606a"
+# Apart without colour too, by mark and line.
+_STYLES = (
+    {"color": "#0b5cad", "marker": "o", "linestyle": "-"},
+    {"color": "#b42318", "marker": "s", "linestyle": "--"},
+    {"color": "#1a7f37", "marker": "^", "linestyle": ":"},
+    {"color": "#6f42c1", "marker": "D", "linestyle": "-."},
+)
 # Families that hold Chinese, Japanese and Korean, on Linux, macOS and Windows.
 _CJK = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC",
@@ -252,6 +260,68 @@ def curves(records: Sequence[Mapping], path: str | os.PathLike, *, columns: int 
         axes.tick_params(labelsize=8)
         axes.set_xlabel("step", fontsize=8, labelpad=1)
         axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def tradeoff(
+    curves: Mapping[str, Sequence[tuple[float, Metric, Metric]]],
+    axes: Sequence[str],
+    path: str | os.PathLike,
+) -> np.ndarray:
+    """Draws two figures against each other over the temperature, one curve for each model.
+
+    Error bars are one standard error. Models differ in their marks and lines as well as their
+    colours; the ends of each curve name their temperatures and a ring marks temperature 1.
+
+    Args:
+      curves: points (temperature, figure, figure) by the model's name, in order.
+      axes: the two figures' names.
+      path: the PNG to write.
+
+    Returns:
+      The picture, uint8 [H, W, 3].
+
+    Raises:
+      UserError: the file can't be written.
+    """
+    figure = Figure(figsize=(7.0, 5.5), dpi=_DPI)
+    plot = _axes(figure, 0.8, 0.3, 5.9, 4.55)
+    for (name, points), style in zip(curves.items(), itertools.cycle(_STYLES)):
+        temperatures = [t for t, _, _ in points]
+        x, y = ([point[k].value for point in points] for k in (1, 2))
+        xerr, yerr = ([point[k].stderr or 0.0 for point in points] for k in (1, 2))
+        plot.errorbar(
+            x,
+            y,
+            yerr,
+            xerr,
+            label=_printable(name),
+            linewidth=1.2,
+            elinewidth=0.8,
+            capsize=2,
+            markersize=5,
+            **style,
+        )
+        for k in {0, len(points) - 1}:
+            plot.annotate(
+                f"{temperatures[k]:g}",
+                (x[k], y[k]),
+                xytext=(6, 3),
+                textcoords="offset points",
+                fontsize=8,
+                color=style["color"],
+            )
+        if 1.0 in temperatures:
+            k = temperatures.index(1.0)
+            plot.plot(x[k], y[k], "o", markersize=13, fillstyle="none", color=style["color"])
+    units = [next(iter(curves.values()))[0][k].unit for k in (1, 2)]
+    plot.set_xlabel(f"{axes[0]} ({units[0]})", fontsize=9)
+    plot.set_ylabel(f"{axes[1]} ({units[1]})", fontsize=9)
+    plot.set_title("numbers: temperatures; ring: temperature 1; bars: one standard error",
+                   fontsize=8, color=_GREY)  # fmt: skip
+    plot.tick_params(labelsize=8)
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.legend(fontsize=9, frameon=False)
     return _save(figure, path)
 
 

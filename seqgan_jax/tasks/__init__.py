@@ -1,15 +1,148 @@
 """One file per modality: what the programs need to know about it."""
 
 import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
 
 from seqgan_jax.errors import UserError
+from seqgan_jax.evaluation.held_out import Sample
+from seqgan_jax.evaluation.report import Metric
 
-TASKS = {"captions": "Captions"}
+TASKS = {"captions": "Captions", "oracle": "Oracle"}
 
 
-def load(config, workdir: Path, progress):
-    """The task that `config.task` names, bound to its data; see `tasks.captions.Captions`."""
+class Task(Protocol):
+    """A modality, bound to a run's data: all that the programs know of it.
+
+    Attributes:
+      name: as in `config.task`.
+      items: what its targets are called, in the plural.
+      message: what a person should know when training begins, or None.
+      codec: raw data <-> tokens; has a `vocabulary`.
+      length: T, tokens of a target at most.
+      banned: tokens that are never written for a user.
+      options: generate.py's options, by name, that say what to write for.
+      num_samples: sequences that evaluate.py has written for each source, unless it is told.
+      shown: its figures that are shown while training.
+      falling: its figures that fall as a network improves.
+      beam: its figures that beam search is judged by too; none where that makes no sense.
+      sweep: its figures that a sweep of the temperature shows, the first two against each other;
+        none where it has no such curve.
+    """
+
+    name: str
+    items: str
+    message: str | None
+    codec: Any
+    length: int
+    banned: tuple[int, ...]
+    options: tuple[str, ...]
+    num_samples: int
+    shown: tuple[str, ...]
+    falling: tuple[str, ...]
+    beam: tuple[str, ...]
+    sweep: tuple[str, ...]
+
+    def template(self) -> dict:
+        """A batch of the right shapes, to initialise networks with."""
+        ...
+
+    def training_batches(
+        self, *, batch_size: int, targets: int, seed: int, start: int
+    ) -> Iterator[dict]:
+        """Endless batches of this process's rows, from number `start` on; see `data.pipeline`."""
+        ...
+
+    def pairs(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
+        """Held-out sources with their targets, in order, of the first `limit` sources."""
+        ...
+
+    def sources(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
+        """The same sources, each once and without targets."""
+        ...
+
+    def request(self, options: Mapping[str, Any]) -> tuple[list[str], dict]:
+        """What a user wants written for, as names and one batch of sources.
+
+        Args:
+          options: the values of `options`, None where one wasn't given.
+        """
+        ...
+
+    def prefix(self, text: str) -> tuple[int, ...]:
+        """How a user wants sequences to begin, as tokens."""
+        ...
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """Tokens [T] as one line for a person."""
+        ...
+
+    def row(self, name: str, sample: Sample) -> dict:
+        """What was written for a source of a request, for JSON."""
+        ...
+
+    def describe(self, name: str, sample: Sample) -> list[str]:
+        """The same as lines for a person."""
+        ...
+
+    def evaluate(
+        self, split: str, samples: Sequence[Sample], log_probs: np.ndarray, *, thorough: bool
+    ) -> dict[str, Metric]:
+        """Figures of what was written for the first sources of a split.
+
+        Args:
+          split: which.
+          samples: what was written for each source.
+          log_probs: the generator's log-probability of each of their targets, in nats.
+          thorough: also the figures that take long, or need the training set.
+
+        Returns:
+          Metrics, `quality_diversity` among them where checkpoints can be chosen by it: higher is
+          better.
+        """
+        ...
+
+    def comparisons(
+        self, split: str, count: int, num_samples: int
+    ) -> tuple[dict[str, dict[str, Metric]], list[str]]:
+        """What else to set beside a generator's figures.
+
+        Args:
+          split: which.
+          count: sources that it was judged on.
+          num_samples: sequences that it wrote for each.
+
+        Returns:
+          Columns of figures by title, and lines to print below the table.
+        """
+        ...
+
+    def illustrate(
+        self, folder: Path, split: str, samples: Sequence[Sample], attention: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        """Writes what was written for the first sources of a split to files, and draws it.
+
+        Args:
+          folder: where they go; it is made.
+          split: whose sources.
+          samples: what was written for each of the first sources.
+          attention: where the first sample's first sequence looked at each token, [T, S], or None.
+
+        Returns:
+          The pictures, uint8 [H, W, 3], by the names of their PNG files.
+        """
+        ...
+
+
+def load(config, workdir: Path, progress) -> Task:
+    """The task that `config.task` names, bound to its data.
+
+    Raises:
+      UserError: for a task that doesn't exist, or a configuration that it can't use.
+    """
     if config.task not in TASKS:
         raise UserError(f"config.task: no task '{config.task}'; choose from {', '.join(TASKS)}")
     module = importlib.import_module(f"seqgan_jax.tasks.{config.task}")

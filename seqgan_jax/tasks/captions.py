@@ -2,8 +2,9 @@
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +14,9 @@ from seqgan_jax.data import coco, features, flickr8k, images, pipeline, scenes
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import captions as metrics
 from seqgan_jax.evaluation import ngrams
+from seqgan_jax.evaluation.held_out import Sample
 from seqgan_jax.evaluation.report import Metric
+from seqgan_jax.files import replace_file
 from seqgan_jax.models import efficientnet
 from seqgan_jax.reporting import pictures
 
@@ -24,11 +27,7 @@ _FIT = 5000
 
 
 class Captions:
-    """The task, bound to its data and its codec.
-
-    Attributes:
-      codec: text <-> tokens.
-      length: T, tokens of a caption at most, the end token included.
+    """The task, bound to its data and its codec; see `tasks.Task`.
 
     Args:
       config: the run's configuration.
@@ -37,6 +36,14 @@ class Captions:
     """
 
     name = "captions"
+    items = "captions"
+    banned = (UNK,)
+    options = ("image",)
+    num_samples = 5
+    falling = ()
+    shown = ("true_captions", "cider_d", "distinct_captions")
+    beam = ("true_captions", "bleu_4", "chrf", "rouge_l", "cider_d")
+    sweep = ()
 
     def __init__(self, config, workdir: Path, progress):
         if config.data.source not in SOURCES:
@@ -66,6 +73,12 @@ class Captions:
             )
             self.codec.save(folder)
         self.length = config.codec.max_length
+        self.message = None
+        if config.data.source == "scenes":
+            self.message = (
+                "data: rendered scenes; the model will know coloured shapes only "
+                "(docs/captions.md says how to train on photographs)"
+            )
 
     @functools.cached_property
     def splits(self) -> dict:
@@ -96,7 +109,6 @@ class Captions:
         return (text for i in range(count) for text in train[i]["captions"])
 
     def template(self) -> dict:
-        """A batch of the right shapes, to initialise networks with."""
         if self._config.data.source == "features":
             source = self.splits["train"][0]["source"]
         elif self._config.data.features == "none":
@@ -115,7 +127,6 @@ class Captions:
     def training_batches(
         self, *, batch_size: int, targets: int, seed: int, start: int
     ) -> Iterator[dict]:
-        """Endless batches of this process's rows, from number `start` on."""
         return pipeline.training_batches(
             self.splits["train"],
             self.codec,
@@ -129,27 +140,39 @@ class Captions:
         )
 
     def pairs(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
-        """Held-out pairs in order."""
         return pipeline.evaluation_batches(
-            self._split(split), self.codec, length=self.length, batch_size=batch_size, limit=limit
+            self._ending(split, limit),
+            self.codec,
+            length=self.length,
+            batch_size=batch_size,
+            limit=limit,
         )
 
     def sources(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
-        """Held-out images in order."""
-        return pipeline.source_batches(self._split(split), batch_size=batch_size, limit=limit)
+        source = self._ending(split, limit)
+        return pipeline.source_batches(source, batch_size=batch_size, limit=limit)
+
+    def _ending(self, name: str, limit: int | None):
+        source = self._split(name)
+        if limit is None and name == "train" and source.unlimited:
+            raise UserError(f"--split={name}: has no end; say how many images with --limit")
+        return source
 
     def _split(self, name: str):
         if name not in self.splits:
             raise UserError(f"--split={name}: no such split; choose from {', '.join(self.splits)}")
         return self.splits[name]
 
-    def request(self, paths: Sequence[str]) -> tuple[list[str], dict]:
+    def request(self, options: Mapping[str, Any]) -> tuple[list[str], dict]:
         """A user's own images, or folders of them, as names and one batch of sources.
 
         Raises:
-          UserError: for an image that is missing or unreadable, an empty folder, or a model of
+          UserError: for no image, one that is missing or unreadable, an empty folder, or a model of
             precomputed features, which can't look at an image.
         """
+        paths = options["image"]
+        if not paths:
+            raise UserError("--image: none given; name an image or a folder of them")
         if self._config.data.source == "features":
             raise UserError(
                 "--image: this model was trained on precomputed features and can't read images; "
@@ -168,11 +191,48 @@ class Captions:
         }
         return [str(path) for path in files], batch
 
-    # Figures.
+    def prefix(self, text: str) -> tuple[int, ...]:
+        """Words, as tokens without an end.
+
+        Raises:
+          UserError: for a word that the model doesn't know.
+        """
+        tokens = tuple(self.codec.encode(text)[:-1])
+        if UNK in tokens:
+            raise UserError(f"--prefix={text}: has a word that the model doesn't know; change it")
+        return tokens
+
+    # What was written.
 
     def decode(self, tokens: np.ndarray) -> str:
-        """Tokens [T] -> text."""
         return self.codec.decode(tokens)
+
+    def row(self, name: str, sample: Sample) -> dict:
+        return {
+            "image": name,
+            "captions": [
+                {
+                    "caption": self.decode(tokens),
+                    "log_prob": float(log_prob),
+                    "score": float(score),
+                }
+                for tokens, log_prob, score in zip(
+                    sample.tokens, sample.log_probs, sample.scores, strict=True
+                )
+            ],
+        }
+
+    def describe(self, name: str, sample: Sample) -> list[str]:
+        return [
+            name,
+            *(
+                f"  {row['caption']}  (log-probability {row['log_prob']:.2f}, "
+                f"discriminator {row['score']:.2f})"
+                for row in self.row(name, sample)["captions"]
+            ),
+        ]
+
+    # Figures.
 
     def references(self, split: str, count: int) -> list[tuple[str, ...]]:
         """The true captions of the first images of a split."""
@@ -180,6 +240,13 @@ class Captions:
         return [source[i]["captions"] for i in range(count)]
 
     def evaluate(
+        self, split: str, samples: Sequence[Sample], log_probs: np.ndarray, *, thorough: bool
+    ) -> dict[str, Metric]:
+        del log_probs
+        texts = [[self.decode(tokens) for tokens in sample.tokens] for sample in samples]
+        return self.judge(split, texts, thorough=thorough)
+
+    def judge(
         self, split: str, samples: Sequence[Sequence[str]], *, thorough: bool = True
     ) -> dict[str, Metric]:
         """Figures of captions written for the first images of a split.
@@ -248,37 +315,31 @@ class Captions:
             figures |= metrics.diversity([texts[:count] for texts in references])
         return figures
 
-    def single_caption(self, split: str, limit: int) -> tuple[str, Metric]:
-        """The training caption that does best when given to every image, and its CIDEr-D."""
-        references = [list(texts) for texts in self.references(split, limit)]
-        return metrics.best_single_caption(list(self._training_captions()), references)
+    def comparisons(
+        self, split: str, count: int, num_samples: int
+    ) -> tuple[dict[str, dict[str, Metric]], list[str]]:
+        """The references, and the training caption that does best when given to every image."""
+        references = [list(texts) for texts in self.references(split, count)]
+        text, single = metrics.best_single_caption(list(self._training_captions()), references)
+        columns = {
+            "references": self.reference_figures(split, count, num_samples),
+            "one caption for all": {"cider_d": single},
+        }
+        return columns, [f"one caption for all: {text}"]
 
     # Pictures.
 
     def illustrate(
-        self,
-        folder: Path,
-        split: str,
-        captions: Sequence[str],
-        scores: Sequence[float],
-        tokens: np.ndarray,
-        attention: np.ndarray | None,
+        self, folder: Path, split: str, samples: Sequence[Sample], attention: np.ndarray | None
     ) -> dict[str, np.ndarray]:
         """Draws the first images with their captions, and where the first one's words looked.
 
-        Args:
-          folder: where `captions.png`, `captions.json` and `attention.png` go.
-          split: whose images.
-          captions: one for each of the first images.
-          scores: the discriminator's, for each.
-          tokens: of the first caption, [T].
-          attention: of the first caption, [T, S], or None.
-
-        Returns:
-          The pictures by name, uint8 [H, W, 3].
+        Writes `captions.png`, `captions.json` and `attention.png`.
         """
         source = self._split(split)
-        count = len(captions)
+        count = len(samples)
+        captions = [self.decode(sample.tokens[0]) for sample in samples]
+        scores = [float(sample.scores[0]) for sample in samples]
         shown = [source.image(i) for i in range(count)]
         references = [source[i]["captions"][0] for i in range(count)]
         verdicts = None
@@ -296,7 +357,7 @@ class Captions:
             )
         }
         side = 0 if attention is None else round(attention.shape[1] ** 0.5)
-        ids = [int(i) for i in tokens if i not in (0, 1)]
+        ids = [int(i) for i in samples[0].tokens[0] if i not in (0, 1)]
         if attention is not None and side * side == attention.shape[1] and ids:
             drawn["attention"] = pictures.attention_sheet(
                 shown[0],
@@ -306,8 +367,9 @@ class Captions:
                 folder / "attention.png",
             )
         rows = [
-            {"image": source.name(i), "caption": captions[i], "score": round(float(scores[i]), 6)}
+            {"image": source.name(i), "caption": captions[i], "score": round(scores[i], 6)}
             for i in range(count)
         ]
-        (folder / "captions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False))
+        with replace_file(folder / "captions.json") as file:
+            file.write(json.dumps(rows, indent=1, ensure_ascii=False).encode())
         return drawn

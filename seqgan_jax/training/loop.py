@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,20 +22,26 @@ from seqgan_jax.training.state import TrainState
 from seqgan_jax.training.steps import Steps
 
 VALIDATION = "validation"
-# Phases whose metric falls as the network improves.
+# Figures of every task.
 _FALLING = ("nll",)
+_SHOWN = ("nll", "nll_shuffled", "discriminator_accuracy")
 
 
 class Interrupted(Exception):
     """The run was asked to stop, has saved its state and can be resumed."""
 
 
-class Picture(NamedTuple):
-    """What is drawn at an evaluation; see `Task.illustrate`."""
+class Evaluation(NamedTuple):
+    """What an evaluation found.
 
-    captions: list[str]
-    scores: list[float]
-    tokens: np.ndarray
+    Attributes:
+      figures: by name.
+      samples: what was written for the first sources, as many as are shown.
+      attention: where the first of them looked at each token, [T, S], or None.
+    """
+
+    figures: dict[str, Metric]
+    samples: list[held_out.Sample]
     attention: np.ndarray | None
 
 
@@ -67,6 +74,7 @@ class Loop:
         self.progress = progress
         self.mesh = parallel.mesh()
         self._stop = threading.Event()
+        self._newest: Evaluation | None = None
 
     def initial_state(self) -> TrainState:
         """A new run's state."""
@@ -104,6 +112,8 @@ class Loop:
         return state
 
     def begin(self, state: TrainState, index: int) -> TrainState:
+        """The state at a phase's start."""
+        self._newest = None
         return parallel.replicate(
             self.steps.begin_phase(state, index, self.phases[index]), self.mesh
         )
@@ -115,18 +125,16 @@ class Loop:
             signal.raise_signal(number)
         self._stop.set()
 
-    def batches(self, phase: Phase, index: int, start: int):
+    def batches(self, phase: Phase, index: int, network: str, start: int) -> Iterator[dict]:
+        """A network's batches in a phase, from its number `start` on."""
         batches = self.task.training_batches(
-            batch_size=phase.batch_size,
+            batch_size=phase.sources(network),
             targets=phase.targets,
-            seed=self._seed(index),
+            # Another order of the data in every phase and for each network.
+            seed=self.config.seed * 1000 + 2 * index + (network == "discriminator"),
             start=start,
         )
         return (parallel.shard(batch, self.mesh) for batch in batches)
-
-    def _seed(self, index: int) -> int:
-        """Another order of the data in every phase."""
-        return self.config.seed * 1000 + index
 
     def _run_phase(
         self, state: TrainState, index: int, checkpoints: Checkpoints, log: MetricsLog
@@ -136,18 +144,21 @@ class Loop:
         if done >= phase.steps:
             return state
         self.progress.start_phase(phase.name, index + 1, len(self.phases), done, phase.steps)
-        batches = self.batches(phase, index, done)
+        batches = {
+            network: self.batches(phase, index, network, int(phase.updates_before(network, done)))
+            for network in phase.networks
+        }
         cycle = phase.cycle
         while done < phase.steps:
-            batch = next(batches)
+            network = phase.network(done)
             state, scalars = self.steps.train_step(
-                state, batch, phase=phase, network=phase.network(done)
+                state, next(batches[network]), phase=phase, network=network
             )
             done += 1
             ended = done == phase.steps
             step = int(state.step)
             scalars = {name: float(x) for name, x in jax.device_get(scalars).items()}
-            tokens = phase.batch_size * phase.targets * self.task.length
+            tokens = phase.sources(network) * phase.targets * self.task.length
             self.progress.update(done, {name: scalars[name] for name in _headline(scalars)}, tokens)
             if (done - 1) // cycle % self.config.logging.every == 0 or ended:
                 log.scalars(step, phase.name, scalars)
@@ -166,58 +177,56 @@ class Loop:
         """Logs held-out figures, samples and pictures; returns the phase's own metric."""
         began = time.monotonic()
         step = int(state.step)
-        figures, picture = self.figures(state)
+        self._newest = found = self.evaluate(state)
+        figures = found.figures
         values = {f"{VALIDATION}/{name}": metric.value for name, metric in figures.items()}
         seconds = time.monotonic() - began
         log.scalars(step, phase.name, {**values, f"{VALIDATION}/seconds": seconds})
         folder = self.workdir / "samples" / f"{step:08d}-{phase.name}"
-        drawn = self.task.illustrate(folder, VALIDATION, *picture)
+        drawn = self.task.illustrate(folder, VALIDATION, found.samples, found.attention)
         for name, image in drawn.items():
             log.image(step, f"{VALIDATION}/{name}", image)
-        log.text(step, f"{VALIDATION}/samples", "\n".join(picture.captions))
-        self.progress.sample(picture.captions[0])
-        self.progress.evaluated({name: m.value for name, m in figures.items() if name in _SHOWN})
+        texts = [self.task.decode(sample.tokens[0]) for sample in found.samples]
+        log.text(step, f"{VALIDATION}/samples", "\n".join(texts))
+        self.progress.sample(texts[0])
+        shown = _SHOWN + self.task.shown
+        self.progress.evaluated({name: m.value for name, m in figures.items() if name in shown})
         if phase.select not in figures:
             raise UserError(
                 f"config.phases.{phase.name}.select: no figure '{phase.select}'; choose from "
                 f"{', '.join(figures)}"
             )
         value = figures[phase.select].value
-        return -value if phase.select in _FALLING else value
+        return -value if phase.select in _FALLING + self.task.falling else value
 
-    def figures(self, state: TrainState) -> tuple[dict[str, Metric], Picture]:
-        """Held-out figures on a part of the validation data, and what to draw of it."""
+    def newest(self, state: TrainState) -> Evaluation:
+        """The evaluation of the state that `run` gave, made if the run had ended before."""
+        return self._newest or self.evaluate(state)
+
+    def evaluate(self, state: TrainState) -> Evaluation:
+        """Held-out figures on a part of the validation data, and what to show of it."""
         options = self.config.evaluation
-        size = {"batch_size": options.batch_size, "limit": options.validation_limit}
-        pairs = lambda: self.task.pairs(VALIDATION, **size)
-        seed = self.config.seed
-        figures = {
-            "nll": held_out.likelihood(self.steps, state, pairs(), seed=seed, num_noise=1),
-            "nll_shuffled": held_out.likelihood(
-                self.steps, state, pairs(), seed=seed, num_noise=1, shuffled=True
-            ),
-        }
-        figures |= held_out.discrimination(self.steps, state, pairs(), seed=seed)
-        samples = list(
-            held_out.write(
-                self.steps,
-                state,
-                self.task.sources(VALIDATION, **size),
-                seed=seed,
-                num_samples=options.num_samples,
-            )
+        figures, samples = held_out.figures(
+            self.steps,
+            state,
+            self.task,
+            VALIDATION,
+            batch_size=options.batch_size,
+            limit=options.validation_limit,
+            seed=self.config.seed,
+            num_samples=options.num_samples,
+            num_noise=1,
+            thorough=False,
         )
-        texts = [[self.task.decode(tokens) for tokens in sample.tokens] for sample in samples]
-        figures |= self.task.evaluate(VALIDATION, texts, thorough=False)
-        shown = min(options.num_pictures, len(samples))
-        batch = next(iter(self.task.sources(VALIDATION, batch_size=1, limit=1)))
         attention = self.steps.attention(
-            state.generator.params, batch, jax.random.key(seed), samples[0].tokens[:1]
+            state.generator.params,
+            next(iter(self.task.sources(VALIDATION, batch_size=1, limit=1))),
+            jax.random.key(self.config.seed),
+            samples[0].tokens[:1],
         )
-        return figures, Picture(
-            [captions[0] for captions in texts[:shown]],
-            [float(sample.scores[0]) for sample in samples[:shown]],
-            samples[0].tokens[0],
+        return Evaluation(
+            figures,
+            samples[: options.num_pictures],
             None if attention is None else np.asarray(attention[0]),
         )
 
@@ -225,13 +234,3 @@ class Loop:
 def _headline(scalars: dict[str, float]) -> list[str]:
     wanted = ("loss", "reward", "accuracy_generated")
     return [name for name in scalars if name.partition("/")[2] in wanted]
-
-
-_SHOWN = (
-    "nll",
-    "nll_shuffled",
-    "discriminator_accuracy",
-    "true_captions",
-    "cider_d",
-    "distinct_captions",
-)

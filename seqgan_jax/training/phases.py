@@ -10,6 +10,8 @@ import ml_collections
 from seqgan_jax.core.rewards import REWARDS
 from seqgan_jax.errors import UserError
 
+BASELINES = ("position", "prefix")
+
 
 @dataclasses.dataclass(frozen=True)
 class Update:
@@ -17,12 +19,14 @@ class Update:
 
     Attributes:
       updates: how many of them in one cycle of the phase.
+      batch_size: sources of its batches over all processes; 0 for the phase's.
       learning_rate: its value after the warm-up.
       warmup: over how many steps of the phase it rises from 0.
       decay: share of the learning rate that has gone by the phase's end, along a half cosine.
     """
 
     updates: int
+    batch_size: int
     learning_rate: float
     warmup: int
     decay: float
@@ -47,7 +51,11 @@ class GeneratorUpdate(Update):
       num_rollouts: N, completions of each prefix.
       rollout_chunk: how many prefixes complete together; bounds memory.
       rollout_decay: how much of the rollout policy stays at an update.
-      baseline_decay: how much of the baseline stays at an update.
+      baseline: what is subtracted from a token's action value: 'position', a moving average for
+        each position, or 'prefix', the value of the prefix that the token was added to, which the
+        rollouts of the token before have estimated (Kazemnejad et al., 2024, arXiv:2410.01679);
+        the first token has the moving average.
+      baseline_decay: how much of the moving average stays at an update.
     """
 
     mle: float = 0.0
@@ -58,6 +66,7 @@ class GeneratorUpdate(Update):
     num_rollouts: int = 4
     rollout_chunk: int = 4
     rollout_decay: float = 0.8
+    baseline: str = "prefix"
     baseline_decay: float = 0.9
 
 
@@ -69,11 +78,16 @@ class DiscriminatorUpdate(Update):
       smoothing: the label of real pairs.
       mismatch: weight of real sequences with another example's source, as negatives.
       per_step: weight of the loss on every prefix; the rest is on whole sequences.
+      pool: how many generated sequences are written at once and then learnt from for `epochs`
+        epochs, as in Yu et al. (2017); 0 for new ones at every update.
+      epochs: see `pool`.
     """
 
     smoothing: float = 0.9
     mismatch: float = 0.0
     per_step: float = 0.0
+    pool: int = 0
+    epochs: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +97,14 @@ class Phase:
     Attributes:
       name: its name in the configuration.
       steps: its length in updates.
-      batch_size: sources of a batch over all processes.
+      batch_size: sources of a batch over all processes, for networks that don't say otherwise.
       targets: real sequences for each source; more than one only where nothing but the maximum
         likelihood is trained.
       evaluate_every: updates between evaluations on validation data.
       select: the validation metric by which the phase's best checkpoint is chosen.
       transfer: whether the discriminator starts with the generator's parameters wherever names and
-        shapes agree: both read the source and the words alike.
+        shapes agree, or with the first rows where the generator's also read noise: both read the
+        source and the words alike.
       generator: its updates, or None where the generator stays as it is.
       discriminator: its updates, or None.
     """
@@ -105,9 +120,26 @@ class Phase:
     discriminator: DiscriminatorUpdate | None
 
     @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that it updates."""
+        return tuple(name for name in ("generator", "discriminator") if getattr(self, name))
+
+    @property
     def cycle(self) -> int:
         """Updates in a cycle: the generator's turns, then the discriminator's."""
         return sum(u.updates for u in (self.generator, self.discriminator) if u)
+
+    def updates_before(self, network: str, phase_step: chex.Array) -> chex.Array:
+        """How many of the phase's first `phase_step` updates are those of a network."""
+        ours = self.generator.updates if self.generator else 0
+        whole, rest = jnp.divmod(phase_step, self.cycle)
+        if network == "generator":
+            return whole * ours + jnp.minimum(rest, ours)
+        return whole * (self.cycle - ours) + jnp.maximum(rest - ours, 0)
+
+    def sources(self, network: str) -> int:
+        """Sources of a network's batches."""
+        return getattr(self, network).batch_size or self.batch_size
 
     def network(self, phase_step: int) -> str:
         """Which network step `phase_step` updates."""
@@ -117,8 +149,10 @@ class Phase:
 
 def _update(kind: type, options: ml_collections.ConfigDict, where: str) -> Update | None:
     update = kind(**options)
-    if update.updates < 0:
-        raise UserError(f"{where}.updates: {update.updates} is negative; set 0 or more")
+    for option in ("updates", "batch_size"):
+        value = getattr(update, option)
+        if value < 0:
+            raise UserError(f"{where}.{option}: {value} is negative; set 0 or more")
     return update if update.updates else None
 
 
@@ -152,12 +186,18 @@ def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
                 f"{where}.generator.reward: no reward '{phase.generator.reward}'; choose from "
                 f"{', '.join(REWARDS)}"
             )
+        if phase.generator and phase.generator.baseline not in BASELINES:
+            raise UserError(
+                f"{where}.generator.baseline: no baseline '{phase.generator.baseline}'; choose "
+                f"from {', '.join(BASELINES)}"
+            )
         if phase.generator and not (
             phase.generator.mle or phase.generator.words or phase.generator.policy_gradient
         ):
             raise UserError(f"{where}.generator: no loss has a weight; set mle or policy_gradient")
         if phase.generator and phase.generator.num_rollouts < 1:
             raise UserError(f"{where}.generator.num_rollouts: must be 1 or more")
+        judge = phase.discriminator
         alone = not phase.discriminator and not phase.generator.policy_gradient
         if phase.targets > 1 and not alone:
             raise UserError(
@@ -166,9 +206,18 @@ def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
         for option in ("batch_size", "targets", "evaluate_every"):
             if getattr(phase, option) < 1:
                 raise UserError(f"{where}.{option}: must be 1 or more")
-        if phase.discriminator and phase.discriminator.mismatch and phase.batch_size < 2:
+        if judge and judge.mismatch and phase.sources("discriminator") < 2:
             raise UserError(
                 f"{where}.batch_size: 1 leaves no other example to mismatch; set 2 or more"
+            )
+        if (
+            judge
+            and judge.pool
+            and (judge.pool < phase.sources("discriminator") or judge.epochs < 1)
+        ):
+            raise UserError(
+                f"{where}.discriminator.pool: {judge.pool} for {judge.epochs} epochs is less than "
+                "a batch; set 0 or a batch at least, and 1 epoch or more"
             )
         if phase.steps < 0:
             raise UserError(f"{where}.steps: {phase.steps} is negative; set 0 or more")

@@ -16,7 +16,7 @@ from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.core import beam, losses, rewards, rollout, sampling
 from seqgan_jax.models.interface import Discriminator, Generator
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
-from seqgan_jax.training.state import Network, TrainState, copy
+from seqgan_jax.training.state import Network, TrainState, copy, transfer
 
 # What a step's random numbers are for: each purpose folds its number into the step's key.
 SAMPLE, NOISE, ROLLOUT, DROPOUT = range(4)
@@ -47,6 +47,7 @@ class Steps:
       vocabulary: the codec's.
       length: T.
       clip: largest global norm of a gradient.
+      pool: the largest `DiscriminatorUpdate.pool` of the schedule.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class Steps:
         vocabulary: Vocabulary,
         length: int,
         clip: float,
+        pool: int = 0,
     ):
         self.generator = generator
         self.discriminator = discriminator
         self.vocabulary = vocabulary
         self.length = length
+        self.pool = pool
         self.optimizer = optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam())
         self.train_step = jax.jit(
             self._train_step, static_argnames=("phase", "network"), donate_argnums=0
@@ -123,15 +126,14 @@ class Steps:
             discriminator=Network(discriminator, self.optimizer.init(discriminator)),
             rollout=copy(generator),
             baseline=jnp.zeros((self.length,)),
+            pool=jnp.zeros((self.pool, self.length), jnp.int32) if self.pool else None,
         )
 
     def begin_phase(self, state: TrainState, index: int, phase: Phase) -> TrainState:
         """The state at a phase's start: fresh optimisers, baseline and rollout policy."""
         params = copy(state.discriminator.params)
         if phase.transfer:
-            for name, ours in state.generator.params.items():
-                if jax.tree.map(jnp.shape, params.get(name)) == jax.tree.map(jnp.shape, ours):
-                    params[name] = copy(ours)
+            params = transfer(state.generator.params, params)
         return state.replace(
             phase=jnp.asarray(index, jnp.int32),
             phase_step=jnp.zeros((), jnp.int32),
@@ -163,7 +165,19 @@ class Steps:
         if network == "generator":
             state, metrics = self._update_generator(state, batch, key, update, rate)
         else:
-            state, metrics = self._update_discriminator(state, batch, key, update, rate)
+            if update.pool:
+                turn = phase.updates_before("discriminator", state.phase_step)
+                state, *fake = self._from_pool(state, batch, key, update, turn)
+            else:
+                fake = self._sample(
+                    state.generator.params,
+                    batch,
+                    key,
+                    jnp.arange(len(batch["example_id"])),
+                    sampling.Truncation(),
+                    (),
+                )[:2]
+            state, metrics = self._update_discriminator(state, batch, key, update, rate, *fake)
         return state.replace(step=state.step + 1, phase_step=state.phase_step + 1), {
             f"{network}/{name}": value for name, value in metrics.items()
         }
@@ -178,7 +192,11 @@ class Steps:
         sample = None
         if update.policy_gradient:
             z, sample, values = self._search(state, batch, key, update)
-            advantages = values - state.baseline
+            advantages = values - (
+                state.baseline
+                if update.baseline == "position"
+                else jnp.pad(values[:, :-1], ((0, 0), (1, 0))).at[:, 0].set(state.baseline[0])
+            )
             metrics["reward"] = losses.weighted_mean(values, sample.mask * batch["weight"][:, None])
             state = state.replace(
                 baseline=rewards.update_baseline(
@@ -191,21 +209,11 @@ class Steps:
 
         def loss_of(params):
             terms = {}
-            if update.mle:
-                terms["mle"] = update.mle * self._mle(params, batch, key)
-            if update.words:
-                terms["words"] = update.words * self._words(params, batch)
+            if update.mle or update.words:
+                terms |= self._on_real(params, batch, key, update)
             if update.policy_gradient:
-                logits = self._logits(params, batch, z, sample.tokens)
-                weight = batch["weight"][:, None]
-                log_probs = jax.vmap(losses.token_log_probs)(logits, sample.tokens)
-                tokens = jnp.maximum((sample.mask * weight).sum(), 1.0)
-                surrogate = jax.vmap(losses.policy_gradient)(
-                    log_probs, advantages, sample.mask * weight
-                )
-                terms["policy_gradient"] = update.policy_gradient * surrogate.sum() / tokens
-                entropy = jax.vmap(losses.entropy)(logits, sample.mask * weight).sum() / tokens
-                terms["entropy"] = -update.entropy * entropy
+                found, entropy = self._on_sample(params, batch, z, sample, advantages, update)
+                terms |= found
                 metrics["sample_entropy"] = entropy
             return sum(terms.values()), (terms, metrics)
 
@@ -216,7 +224,11 @@ class Steps:
         state = state.replace(generator=generator)
         if update.policy_gradient:
             slow = lambda old, new: update.rollout_decay * old + (1 - update.rollout_decay) * new
-            state = state.replace(rollout=jax.tree.map(slow, state.rollout, generator.params))
+            rollout = jax.tree.map(slow, state.rollout, generator.params)
+            # As in the authors' program, the rollout policy has the generator's own embeddings.
+            state = state.replace(
+                rollout=rollout | {"embedding": jnp.copy(generator.params["embedding"])}
+            )
         return state, {
             **metrics,
             **{f"loss_{name}": term for name, term in terms.items()},
@@ -225,42 +237,79 @@ class Steps:
             "learning_rate": rate,
         }
 
-    def _mle(self, params, batch, key) -> chex.Array:
-        """Mean negative log-likelihood per token with dropout, one z a target."""
-        target = batch["target"]
-        each = len(target) // len(batch["example_id"])
+    def _on_real(self, params, batch, key, update: GeneratorUpdate) -> dict[str, chex.Array]:
+        """The losses on real targets, with dropout: those of `mle` and `words` that have weights.
+
+        `mle` is the mean negative log-likelihood per token, one z a target; `words` the mean over
+        sources of the loss of predicting which words their targets use.
+        """
+        target, sources = batch["target"], len(batch["example_id"])
+        each = len(target) // sources
+
+        def forward(module, source, source_mask, noise, inputs):
+            memory = module.encode(source, source_mask, train=True)
+            state = module.initial_state(memory, noise, self.length)
+            return (
+                module.before_output(memory, state, inputs, train=True) if update.mle else None,
+                module.word_logits(memory) if update.words else None,
+            )
+
         noise = self._noise(
             jax.random.fold_in(key, NOISE),
             jnp.repeat(batch["example_id"], each),
             jnp.arange(len(target)),
         )
-        logits = self.generator.apply(
+        projected, words = self.generator.apply(
             {"params": params},
             batch["source"],
             batch["source_mask"],
             noise,
             self._inputs(target),
-            train=True,
+            method=forward,
             rngs={"dropout": jax.random.fold_in(key, DROPOUT)},
         )
-        mask = batch["mask"] * jnp.repeat(batch["weight"], each)[:, None]
-        nll = jax.vmap(losses.negative_log_likelihood)(logits, target, mask)
-        return nll.sum() / jnp.maximum(mask.sum(), 1.0)
+        terms = {}
+        if update.mle:
+            mask = batch["mask"] * jnp.repeat(batch["weight"], each)[:, None]
+            found = _log_likelihood(projected, target, mask / jnp.maximum(mask.sum(), 1.0))
+            terms["mle"] = -update.mle * found.value
+        if update.words:
+            used = (
+                jnp.zeros(words.shape)
+                .at[jnp.arange(sources)[:, None], target.reshape(sources, -1)]
+                .max(batch["mask"].reshape(sources, -1))
+            )
+            per_source = losses.binary_cross_entropy(words, used).sum(-1)
+            terms["words"] = update.words * losses.weighted_mean(per_source, batch["weight"])
+        return terms
 
-    def _words(self, params, batch) -> chex.Array:
-        """Mean over sources of the loss of predicting which words their targets use."""
-        memory = self._call(
-            self.generator, params, "encode", batch["source"], batch["source_mask"], train=False
+    def _on_sample(self, params, batch, z, sample, advantages, update: GeneratorUpdate):
+        """The losses on sampled sequences, without dropout, and their mean entropy per token."""
+
+        def forward(module, source, source_mask, inputs):
+            memory = module.encode(source, source_mask, train=False)
+            state = module.initial_state(memory, z, self.length)
+            return module.before_output(memory, state, inputs, train=False)
+
+        u, kernel, bias = self.generator.apply(
+            {"params": params},
+            batch["source"],
+            batch["source_mask"],
+            self._inputs(sample.tokens),
+            method=forward,
         )
-        logits = self._call(self.generator, params, "word_logits", memory)
-        sources = len(batch["example_id"])
-        used = (
-            jnp.zeros(logits.shape)
-            .at[jnp.arange(sources)[:, None], batch["target"].reshape(sources, -1)]
-            .max(batch["mask"].reshape(sources, -1))
+        mask = sample.mask * batch["weight"][:, None]
+        share = mask / jnp.maximum(mask.sum(), 1.0)
+        found = _log_likelihood(
+            (u, kernel, self._allowed(bias)),
+            sample.tokens,
+            update.policy_gradient * advantages * share,
+            update.entropy * share if update.entropy else None,
         )
-        per_source = losses.binary_cross_entropy(logits, used).sum(-1)
-        return losses.weighted_mean(per_source, batch["weight"])
+        # The gradient of both terms is that of `value`, their sum.
+        entropy = jax.lax.stop_gradient(jnp.vdot(share, found.entropy.reshape(share.shape)))
+        gained = update.entropy * entropy
+        return {"policy_gradient": gained - found.value, "entropy": -gained}, entropy
 
     def _logits(self, params, batch, z, tokens) -> chex.Array:
         """Logits [B, T, V] of given sequences under given noise, without dropout."""
@@ -318,8 +367,8 @@ class Steps:
         values = rollout.action_values(
             lambda policy_state, token: self._then_allowed(policy(policy_state, token)),
             judge,
-            lambda features, mask: rewards.REWARDS[update.reward](
-                self._call(theirs, judge_params, "readout", features, mask)
+            lambda features, mask, **known: rewards.REWARDS[update.reward](
+                self._call(theirs, judge_params, "readout", features, mask, **known)
             ),
             tokens=sample.tokens,
             mask=sample.mask,
@@ -330,31 +379,61 @@ class Steps:
             example_id=batch["example_id"],
             num_rollouts=update.num_rollouts,
             chunk=update.rollout_chunk,
+            shares=theirs.shares,
             **self._special(),
         )
         return z, sample, values
 
     def _allowed(self, logits):
-        """Padding and start tokens are never written."""
+        """Padding and start tokens are never written: logits or the output's bias, [..., V]."""
         never = self._never()
-        return logits.at[:, jnp.array(never)].set(-jnp.inf) if never else logits
+        return logits.at[..., jnp.array(never)].set(-jnp.inf) if never else logits
 
     def _then_allowed(self, state_and_logits):
         state, logits = state_and_logits
         return state, self._allowed(logits)
 
-    def _update_discriminator(self, state, batch, key, update: DiscriminatorUpdate, rate):
-        fake = self._sample(
-            state.generator.params,
-            batch,
-            key,
-            jnp.arange(len(batch["example_id"])),
-            sampling.Truncation(),
-            (),
-        )
+    def _from_pool(self, state, batch, key, update: DiscriminatorUpdate, turn):
+        """The batch of generated sequences that is update `turn`'s, from a pool renewed in time.
+
+        Returns:
+          The state with its pool, the batch's tokens [B, T] and their mask.
+        """
+        size = len(batch["example_id"])
+        each_epoch = update.pool // size
+        turn = turn % (each_epoch * update.epochs)
+        place = turn % each_epoch
+
+        def fill():
+            rows = jnp.arange(each_epoch * size).reshape(each_epoch, size)
+            write = lambda row: (
+                self._sample(
+                    state.generator.params, batch, key, row, sampling.Truncation(), ()
+                ).tokens
+            )
+            written = jax.lax.map(write, rows).reshape(-1, self.length)
+            return state.pool.at[: len(written)].set(written)
+
+        pool = jax.lax.cond(turn == 0, fill, lambda: state.pool)
+        # The order of an epoch is the same at all of its updates.
+        first = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step - place)
+        order = jax.random.permutation(first, each_epoch * size)
+        tokens = pool[jax.lax.dynamic_slice_in_dim(order, place * size, size)]
+        return state.replace(pool=pool), tokens, self._mask(tokens)
+
+    def _mask(self, tokens):
+        """1 up to the end token, which it includes: [B, T] -> [B, T]."""
+        if self.vocabulary.eos is None:
+            return jnp.ones(tokens.shape)
+        ends = tokens == self.vocabulary.eos
+        return (jnp.cumsum(ends, axis=1) - ends == 0).astype(jnp.float32)
+
+    def _update_discriminator(
+        self, state, batch, key, update: DiscriminatorUpdate, rate, fake, fake_mask
+    ):
         # Lanes of one source: its real sequence, a generated one, another example's real one.
-        tokens = [batch["target"], fake.tokens]
-        masks = [batch["mask"], fake.mask]
+        tokens = [batch["target"], fake]
+        masks = [batch["mask"], fake_mask]
         labels = [update.smoothing, 0.0]
         weights = [batch["weight"], batch["weight"]]
         if update.mismatch:
@@ -369,16 +448,16 @@ class Steps:
         lanes = (-1, self.length)
 
         def loss_of(params):
-            logits = self._judge_lanes(
-                params, batch, tokens.reshape(lanes), mask.reshape(lanes), key
-            ).reshape(mask.shape)
-            last = jnp.arange(self.length) == mask.sum(-1, keepdims=True) - 1
-            final = (logits * last).sum(-1)
-            element = losses.binary_cross_entropy(logits, labels[:, None])
-            whole = losses.weighted_mean((element * last).sum(-1), weights)
-            steps = losses.weighted_mean(element, mask * weights[:, :, None])
-            loss = (1 - update.per_step) * whole + update.per_step * steps
-            return loss, final
+            whole, dense, penalty = self._judge_lanes(
+                params, batch, tokens.reshape(lanes), mask.reshape(lanes), key, update.per_step > 0
+            )
+            final = whole.reshape(weights.shape)
+            loss = losses.weighted_mean(losses.binary_cross_entropy(final, labels), weights)
+            if update.per_step:
+                element = losses.binary_cross_entropy(dense.reshape(mask.shape), labels[:, None])
+                steps = losses.weighted_mean(element, mask * weights[:, :, None])
+                loss = (1 - update.per_step) * loss + update.per_step * steps
+            return loss + penalty, final
 
         (loss, final), grads = jax.value_and_grad(loss_of, has_aux=True)(state.discriminator.params)
         discriminator, norm = self._apply(state.discriminator, grads, rate)
@@ -394,12 +473,17 @@ class Steps:
             metrics["accuracy_mismatched"] = losses.weighted_mean(final[:, 2] < 0, weights[:, 2])
         return state.replace(discriminator=discriminator), metrics
 
-    def _judge_lanes(self, params, batch, tokens, mask, key):
-        """The logit of every prefix of R sequences a source, [B R, T], with dropout."""
+    def _judge_lanes(self, params, batch, tokens, mask, key, dense):
+        """R sequences a source: logits [B R], those of all prefixes if `dense`, the penalty."""
 
         def forward(module, source, source_mask, tokens, mask):
             memory = module.encode(source, source_mask, train=True)
-            return module.score(memory, tokens, mask, train=True)
+            if not dense:
+                whole = module.sequence_score(memory, tokens, mask, train=True)
+                return whole, None, module.regulariser()
+            prefixes = module.score(memory, tokens, mask, train=True)
+            last = jnp.arange(self.length) == mask.sum(-1, keepdims=True) - 1
+            return (prefixes * last).sum(-1), prefixes, module.regulariser()
 
         return self.discriminator.apply(
             {"params": params},
@@ -522,19 +606,26 @@ class Steps:
         return self._call(self.discriminator, params, "sequence_score", memory, tokens, mask)
 
     def _likelihood(
-        self, params: Any, batch: dict[str, Any], key: chex.Array, *, num_noise: int
+        self,
+        params: Any,
+        batch: dict[str, Any],
+        key: chex.Array,
+        *,
+        num_noise: int,
+        temperature: float = 1.0,
     ) -> chex.Array:
         """-log (1/K) sum_k G(target | z_k), z_k ~ N(0, I), in nats for each sequence, [B].
 
         An upper bound of -log E_z G(target | z) in expectation (Burda et al., 2016, with the prior
-        as proposal), tighter with more noise samples; exact for Z = 0.
+        as proposal), tighter with more noise samples; exact for Z = 0. The logits are divided by
+        the temperature.
         """
         rows = jnp.arange(len(batch["example_id"]))
         num_noise = num_noise if self.generator.noise_size else 1
 
         def one(k):
             z = self._noise(key, batch["example_id"], rows * num_noise + k)
-            logits = self._logits(params, batch, z, batch["target"])
+            logits = self._logits(params, batch, z, batch["target"]) / temperature
             return -jax.vmap(losses.negative_log_likelihood)(logits, batch["target"], batch["mask"])
 
         log_probs = jax.lax.map(one, jnp.arange(num_noise))
@@ -559,3 +650,16 @@ class Steps:
         )
         weights = kept.get("intermediates", {}).get("attention")
         return None if weights is None else weights[0].reshape(*tokens.shape, -1)
+
+
+def _log_likelihood(projected, tokens, weights, entropy_weights=None) -> losses.Projected:
+    """`losses.projected_log_likelihood` of whole sequences: u [B, T, U], the others [B, T]."""
+    u, kernel, bias = projected
+    return losses.projected_log_likelihood(
+        u.reshape(-1, u.shape[-1]),
+        kernel,
+        bias,
+        tokens.reshape(-1),
+        weights.reshape(-1),
+        None if entropy_weights is None else entropy_weights.reshape(-1),
+    )

@@ -1,5 +1,7 @@
 """Held-out figures: their statistics against NumPy, the likelihood's bound against its draws."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.evaluation import held_out
 from seqgan_jax.models.encoders import FeatureEncoder
 from seqgan_jax.models.generator import LSTMGenerator
-from seqgan_jax.training.state import Network, TrainState
+from seqgan_jax.training.state import Network
 from seqgan_jax.training.steps import Steps
 
 V, T, Z = 6, 4, 2
@@ -19,8 +21,9 @@ RNG = np.random.default_rng(0)
 
 
 def state_of(params):
+    """All that evaluation reads of a training state."""
     network = Network(params, None)
-    return TrainState(None, None, None, None, network, network, None, None)
+    return SimpleNamespace(generator=network, discriminator=network)
 
 
 def pairs(sizes, batch_size, captions=3):
@@ -43,14 +46,13 @@ def pairs(sizes, batch_size, captions=3):
 class Pretended:
     """Networks whose figures are known: -log G is 1 for each token, and more by the images' gap.
 
-    The judge finds a sequence real that begins with an odd token, and what is written for image i
-    where 3 divides i.
+    The judge finds a sequence real that begins with an odd token.
     """
 
     def __init__(self):
         self.seen = []
 
-    def likelihood(self, params, batch, key, *, num_noise):
+    def likelihood(self, params, batch, key, *, num_noise, temperature):
         seen, own = batch["source"][:, 0, 0], batch["example_id"]
         self.seen += list(zip(own, seen, strict=True))
         return batch["mask"].sum(-1) * (1.0 + np.abs(seen - own))
@@ -58,15 +60,13 @@ class Pretended:
     def judge(self, params, batch, tokens, mask):
         return np.where(tokens[:, 0] % 2, 1.0, -1.0)
 
-    def write(self, generator, discriminator, batch, key, *, num_samples, **_):
-        scores = np.where(batch["example_id"] % 3, -2.0, 2.0)[:, None]
-        return held_out.Sample(None, None, None, scores)
-
 
 @pytest.mark.parametrize("batch_size", [5, 7, 24])
 def test_likelihood_is_a_ratio_of_sums_with_its_delta_error(batch_size):
     batches = list(pairs([8], batch_size))
-    found = held_out.likelihood(Scaled(), state_of(None), batches, seed=0, num_noise=1)
+    found = held_out.likelihood(
+        *held_out.log_probs(Scaled(), state_of(None), batches, seed=0, num_noise=1)
+    )
     real = np.concatenate([b["weight"] for b in batches]) > 0
     count = np.concatenate([b["mask"].sum(-1) for b in batches])[real]
     total = count * np.concatenate([1.0 + b["example_id"] % 4 for b in batches])[real]
@@ -82,7 +82,7 @@ def test_likelihood_is_a_ratio_of_sums_with_its_delta_error(batch_size):
 class Scaled(Pretended):
     """Images differ in how likely their targets are."""
 
-    def likelihood(self, params, batch, key, *, num_noise):
+    def likelihood(self, params, batch, key, *, num_noise, temperature):
         return batch["mask"].sum(-1) * (1.0 + batch["example_id"] % 4)
 
 
@@ -91,7 +91,9 @@ def test_shuffled_pairs_are_never_of_one_image(images, batch_size):
     """Rows are left out only where one image has more than half of the batch."""
     batches = list(pairs([images], batch_size))
     steps = Pretended()
-    found = held_out.likelihood(steps, state_of(None), batches, seed=0, num_noise=1, shuffled=True)
+    found = held_out.likelihood(
+        *held_out.log_probs(steps, state_of(None), batches, seed=0, num_noise=1, shuffled=True)
+    )
     real = np.concatenate([b["weight"] for b in batches]) > 0
     own, seen = np.array(steps.seen).T
     kept = real & (own != seen)
@@ -106,29 +108,47 @@ def test_shuffled_pairs_are_never_of_one_image(images, batch_size):
     assert found.value >= 2
 
 
-def test_discrimination_counts_right_answers():
+def written(scores):
+    """One sample for each list of scores."""
+    return [held_out.Sample(None, None, None, np.array(each)) for each in scores]
+
+
+def test_discrimination_counts_each_image_once():
     batches = list(pairs([7], 5))
-    found = held_out.discrimination(Pretended(), state_of(None), batches, seed=0)
+    samples = written([[0.4, 0.6], [0.1, 0.2], [0.9, 0.7], [0.3, 0.8], *[[0.2, 0.2]] * 3])
+    found = held_out.discrimination(Pretended(), state_of(None), batches, samples)
     rows = [
-        (b["target"][i, 0], b["example_id"][i])
+        (b["example_id"][i], b["target"][i, 0] % 2 == 1)
         for b in batches
         for i in np.flatnonzero(b["weight"])
     ]
-    real = [first % 2 == 1 for first, _ in rows]
-    generated = [example % 3 != 0 for _, example in rows]
-    assert found["discriminator_real"].value == pytest.approx(np.mean(real))
-    assert found["discriminator_generated"].value == pytest.approx(np.mean(generated))
-    assert found["discriminator_accuracy"].value == pytest.approx(np.mean(real + generated))
-    assert found["discriminator_real"].n == 21
+    # Three captions of an image, or two sequences written for it, are one item.
+    real = [np.mean([right for own, right in rows if own == image]) for image in range(7)]
+    generated = [0.5, 1, 0, 0.5, 1, 1, 1]
+    for name, answers in (("real", real), ("generated", generated)):
+        figure = found[f"discriminator_{name}"]
+        assert figure.value == pytest.approx(np.mean(answers))
+        assert figure.stderr == pytest.approx(np.std(answers, ddof=1) / np.sqrt(7))
+        assert figure.n == 7
+    accuracy = found["discriminator_accuracy"]
+    assert accuracy.value == pytest.approx((np.mean(real) + np.mean(generated)) / 2)
+    variance = (np.var(real, ddof=1) + np.var(generated, ddof=1)) / 7
+    assert accuracy.stderr == pytest.approx(np.sqrt(variance) / 2)
     order = [held_out._derangement(b["example_id"]) for b in batches]
-    wrong = [
-        b["target"][o[i], 0] % 2 == 0
-        for b, o in zip(batches, order, strict=True)
-        for i in np.flatnonzero(b["weight"])
-        if b["example_id"][o[i]] != b["example_id"][i]
-    ]
+    wrong = {}
+    for b, o in zip(batches, order, strict=True):
+        for i in np.flatnonzero(b["weight"]):
+            if b["example_id"][o[i]] != b["example_id"][i]:
+                wrong.setdefault(b["example_id"][i], []).append(b["target"][o[i], 0] % 2 == 0)
     assert found["discriminator_mismatched"].n == len(wrong)
-    assert found["discriminator_mismatched"].value == pytest.approx(np.mean(wrong))
+    wanted = np.mean([np.mean(answers) for answers in wrong.values()])
+    assert found["discriminator_mismatched"].value == pytest.approx(wanted)
+
+
+def test_nothing_is_mismatched_without_sources():
+    batches = [batch | {"source": None} for batch in pairs([7], 5)]
+    found = held_out.discrimination(Pretended(), state_of(None), batches, written([[0.1], [0.2]]))
+    assert set(found) == {f"discriminator_{x}" for x in ("accuracy", "real", "generated")}
 
 
 def test_write_gives_each_real_row_once():
@@ -140,10 +160,10 @@ def test_write_gives_each_real_row_once():
             return held_out.Sample(tokens, tokens > 0, log_probs, np.full(shape, 2.0))
 
     batches = list(pairs([7], 4, captions=1))
-    written = list(held_out.write(Writer(), state_of(None), batches, seed=0, num_samples=3))
-    assert [int(sample.tokens[0, 0]) for sample in written] == list(range(7))
-    np.testing.assert_allclose(written[0].log_probs, [-6.0] * 3)
-    np.testing.assert_allclose(written[0].scores, scipy.special.expit([2.0] * 3))
+    found = list(held_out.write(Writer(), state_of(None), batches, seed=0, num_samples=3))
+    assert [int(sample.tokens[0, 0]) for sample in found] == list(range(7))
+    np.testing.assert_allclose(found[0].log_probs, [-6.0] * 3)
+    np.testing.assert_allclose(found[0].scores, scipy.special.expit([2.0] * 3))
 
 
 def network(noise_size):
@@ -203,3 +223,42 @@ def test_without_noise_the_likelihood_is_exact():
     for k in (1, 16):
         found = steps.likelihood(params, batch, jax.random.key(k), num_noise=k)
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+class Sharpened(Pretended):
+    """Draws token 3 at temperature 1 and token 4 at others; -log G is example, first, temperature.
+
+    As one number: 100 example + 10 first token + temperature.
+    """
+
+    def write(self, generator, discriminator, batch, key, *, num_samples, truncation, forced):
+        shape = (len(batch["example_id"]), num_samples)
+        tokens = np.full((*shape, T), 3 if truncation.temperature == 1 else 4)
+        return held_out.Sample(tokens, np.ones((*shape, T)), np.zeros((*shape, T)), np.zeros(shape))
+
+    def likelihood(self, params, batch, key, *, num_noise, temperature):
+        return 100 * batch["example_id"] + 10 * batch["target"][:, 0] + temperature
+
+
+def test_at_a_temperature_all_densities_are_that_temperatures():
+    class Task:
+        """Seven sources, one target each, of token 5; its figures are what it is given."""
+
+        def sources(self, split, *, batch_size, limit):
+            for batch in pairs([7], batch_size, captions=1):
+                yield {k: v for k, v in batch.items() if k not in ("target", "mask")}
+
+        def pairs(self, split, *, batch_size, limit):
+            for batch in pairs([7], batch_size, captions=1):
+                yield batch | {"target": np.full_like(batch["target"], 5)}
+
+        def evaluate(self, split, samples, log_probs, *, thorough):
+            return np.concatenate([s.log_probs for s in samples]), log_probs
+
+    size = {"batch_size": 4, "limit": None, "seed": 0}
+    for temperature, token in ((1.0, 3), (0.5, 4)):
+        own, theirs = held_out.at_temperature(
+            Sharpened(), state_of(None), Task(), "test", temperature, **size
+        )
+        np.testing.assert_allclose(own, [-(100 * i + 10 * token + temperature) for i in range(7)])
+        np.testing.assert_allclose(theirs, [-(100 * i + 50 + temperature) for i in range(7)])

@@ -7,6 +7,8 @@ import pytest
 
 from seqgan_jax.models.discriminator import LSTMDiscriminator
 from seqgan_jax.models.encoders import FeatureEncoder
+from seqgan_jax.models.generator import LSTMGenerator
+from seqgan_jax.training.state import transfer
 
 B, S, D, T, V, U, H = 4, 3, 5, 6, 7, 4, 4
 LENGTHS = np.array([6, 4, 1, 2])
@@ -15,7 +17,7 @@ LENGTHS = np.array([6, 4, 1, 2])
 class Case:
     """A discriminator with inputs and normal parameters, large enough for every part to matter."""
 
-    def __init__(self, has_source):
+    def __init__(self, has_source, likelihood):
         rng = np.random.default_rng(0)
         self.net = LSTMDiscriminator(
             vocabulary_size=V,
@@ -28,11 +30,14 @@ class Case:
             num_heads=2,
             head_size=3,
             dropout=0.5,  # which is off unless a test asks for it
+            likelihood=likelihood,
+            bos=1,
         )
         self.source = self.source_mask = None
         if has_source:
             self.source = rng.normal(size=(B, S, D)).astype(np.float32)
             self.source_mask = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 0]], np.float32)
+        self.likelihood = likelihood
         self.mask = (np.arange(T) < LENGTHS[:, None]).astype(np.float32)
         self.tokens = np.where(self.mask > 0, rng.integers(1, V, (B, T)), 0)
         shapes = jax.eval_shape(
@@ -48,9 +53,13 @@ class Case:
         return self.call("encode", self.source, self.source_mask)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["source", "no_source"])
+@pytest.fixture(
+    scope="module",
+    params=[(True, False), (False, False), (True, True), (False, True)],
+    ids=["source", "no_source", "source-likelihood", "no_source-likelihood"],
+)
 def case(request):
-    return Case(request.param)
+    return Case(*request.param)
 
 
 def by_steps(case, memory, tokens):
@@ -90,7 +99,7 @@ def test_dense_score_judges_each_prefix_alone(case):
 
 
 def test_score_equals_formula(case):
-    """From features to logits, in NumPy: sum_k <W_k, head_k(i)> + <V, u_i> + b."""
+    """From features to logits, in NumPy: sum_k <W_k, head_k(i)> + <V, u_i> + b (+ w l_i)."""
     p = jax.tree.map(np.asarray, case.variables["params"])
     features = np.asarray(case.call("features", case.memory(), case.tokens))
     dense = case.call("dense_readout", features, case.mask)
@@ -98,13 +107,15 @@ def test_score_equals_formula(case):
     weights = p["head_output"]["kernel"].reshape(2, 3)
     for b in range(B):
         for i in range(LENGTHS[b]):
-            u = features[b, : i + 1]
+            u = features[b, : i + 1, :U]
             logit = p["head_output"]["bias"][0] + u[i] @ p["feature_output"]["kernel"][:, 0]
             for k in range(2):
                 query = u[i] @ p["heads_query"][:, k]
                 scores = np.exp(u @ p["heads_key"][:, k] @ query / np.sqrt(3))
                 head = scores @ (u @ p["heads_value"][:, k]) / scores.sum()
                 logit += weights[k] @ head
+            if case.likelihood:
+                logit += p["likelihood_weight"] * features[b, : i + 1, U].sum()
             np.testing.assert_allclose(dense[b, i], logit, atol=1e-4)
         np.testing.assert_allclose(sequence[b], logit, atol=1e-4)
 
@@ -174,13 +185,35 @@ def test_call_equals_its_parts_and_every_parameter_matters(case):
 
 def test_row_without_tokens_is_finite(case):
     readout = lambda v, u: case.net.apply(v, u, np.zeros((B, T)), method="readout").sum()
-    features = np.random.default_rng(2).normal(size=(B, T, U))
+    features = np.random.default_rng(2).normal(size=(B, T, U + case.likelihood))
     result = jax.jit(jax.value_and_grad(readout, (0, 1)))(case.variables, features)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(result))
 
 
+@pytest.mark.parametrize("has_source", [True, False])
+def test_a_transferred_discriminator_knows_the_generators_likelihood(has_source):
+    case = Case(has_source, True)
+    options = {name: getattr(case.net, name) for name in (
+        "vocabulary_size", "encoder", "embedding_size", "hidden_size", "num_layers",
+        "attention_size")}  # fmt: skip
+    generator = LSTMGenerator(**options, output_size=U, noise_size=2 if has_source else 0)
+    inputs = np.pad(case.tokens[:, :-1], ((0, 0), (1, 0)), constant_values=case.net.bos)
+    z = np.zeros((B, generator.noise_size))
+    arguments = case.source, case.source_mask, z, inputs
+    rng = np.random.default_rng(4)
+    shapes = jax.eval_shape(generator.init, jax.random.key(1), *arguments)
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    logits = jax.jit(generator.apply)(variables, *arguments)
+    expected = np.take_along_axis(
+        np.asarray(jax.nn.log_softmax(logits)), case.tokens[..., None], axis=-1
+    )
+    case.variables = {"params": transfer(variables["params"], case.variables["params"])}
+    features = case.call("features", case.memory(), case.tokens)
+    np.testing.assert_allclose(features[..., U:], expected, atol=1e-4)
+
+
 def test_dropout_in_training():
-    case = Case(False)
+    case = Case(False, False)
 
     def score(key):
         arguments = case.source, case.source_mask, case.tokens, np.ones((B, T))

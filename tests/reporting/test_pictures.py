@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from seqgan_jax.errors import UserError
+from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.reporting import pictures
 
 
@@ -147,6 +148,39 @@ def test_curves_of_little_or_nothing(tmp_path):
     for records in ([], [{"step": 0, "phase": "p"}], [{"step": 0, "phase": "p", "x": None}],
                     [{"step": 0, "phase": "p", "x": 1.0}]):  # fmt: skip
         assert (pictures.curves(records, tmp_path / "c.png") < 128).any()
+
+
+def points(shift):
+    """A line from lower left to upper right over the temperatures 0.5, 1 and 1.5."""
+    return [
+        (t, Metric(t, 0.01, 9, "nats"), Metric(t + shift, 0.01, 9, "nats")) for t in (0.5, 1, 1.5)
+    ]
+
+
+def test_tradeoff_shows_every_curve_where_it_is(tmp_path):
+    path = tmp_path / "t.png"
+    both = {"mle": points(0.0), "$gan$": points(0.5)}
+    sheet = pictures.tradeoff(both, ("x", "y"), path)
+    np.testing.assert_array_equal(read(path), sheet)
+    blue = (abs(sheet.astype(int) - (0x0B, 0x5C, 0xAD)) < 60).all(-1)
+    red = (abs(sheet.astype(int) - (0xB4, 0x23, 0x18)) < 60).all(-1)
+    legend = slice(len(sheet) // 4, None)  # below it, and right of the axis
+    rows = [np.nonzero(ink[legend, 100:])[0] for ink in (blue, red)]
+    assert rows[1].mean() < rows[0].mean() - 50  # the second one lies higher
+    for ink in (blue, red):
+        assert ink.sum() > 500
+    one = pictures.tradeoff({"mle": points(0.0)}, ("x", "y"), path)
+    assert not (abs(one.astype(int) - (0xB4, 0x23, 0x18)) < 60).all(-1).any()
+
+
+def test_tradeoff_differs_in_marks_and_rings_temperature_one(tmp_path):
+    draw = lambda values: pictures.tradeoff(values, ("x", "y"), tmp_path / "t.png").mean(-1) < 160
+    first, second = draw({"a": points(0.0)}), draw({"b": points(9.0), "a": points(0.0)})
+    assert first.shape == second.shape
+    assert (first != second).any()
+    ringed = draw({"a": points(0.0)})
+    without = draw({"a": [(t + 0.01, x, y) for t, x, y in points(0.0)]})
+    assert ringed.sum() > without.sum() + 20
 
 
 def test_a_path_that_cannot_be_written_is_named(tmp_path):

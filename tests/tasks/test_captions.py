@@ -1,5 +1,6 @@
 """What the captions task says of hand-made captions and of a user's own images."""
 
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from seqgan_jax.data.scenes import is_true
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation.captions import diversity
+from seqgan_jax.evaluation.held_out import Sample
 from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.tasks.captions import Captions
@@ -55,21 +57,21 @@ def test_true_share_is_what_hand_made_captions_deserve(task):
         [plain(scenes[2], wrong=True), "one"],
         ["", plain(scenes[3])],
     ]
-    figures = task.evaluate("validation", samples, thorough=False)
+    figures = task.judge("validation", samples, thorough=False)
     truth = figures["true_captions"]
     assert (truth.value, truth.n, truth.unit) == (0.5, 4, "share")
     # Images are independent, samples of one are not.
     assert truth.stderr == pytest.approx(np.std([1, 0.5, 0, 0.5], ddof=1) / 2)
     assert "cider_d" not in figures
     # A picture's own captions are not another's.
-    moved = task.evaluate("validation", [samples[1], *samples[:1]], thorough=False)
+    moved = task.judge("validation", [samples[1], *samples[:1]], thorough=False)
     wanted = [[is_true(t, s) for t in texts] for texts, s in zip(samples[1::-1], scenes)]  # noqa: B905
     assert moved["true_captions"].value == pytest.approx(np.mean(wanted))
 
 
 def test_thorough_figures(task):
     references = task.references("test", 6)
-    figures = task.evaluate("test", [texts[:2] for texts in references])
+    figures = task.judge("test", [texts[:2] for texts in references])
     assert figures["true_captions"].value == 1
     assert figures["rouge_l"].value == pytest.approx(1)
     assert figures["bleu_4"].value == pytest.approx(100)
@@ -89,19 +91,19 @@ def test_quality_times_diversity(task):
     theirs = np.mean([len(set(texts)) / 3 for texts in references])
     assert theirs == diversity(references)["distinct_captions"].value
     same = [[plain(scene)] * 3 for scene in scenes]
-    figures = task.evaluate("validation", same, thorough=False)
+    figures = task.judge("validation", same, thorough=False)
     found = figures["quality_diversity"]
     assert found.value == pytest.approx(1 * (1 / 3) / theirs)
     mixed = [[plain(s), plain(s), plain(s, wrong=True)] for s in scenes]
-    found = task.evaluate("validation", mixed, thorough=False)["quality_diversity"]
+    found = task.judge("validation", mixed, thorough=False)["quality_diversity"]
     assert found.value == pytest.approx(2 / 3 * min(1, (2 / 3) / theirs))
     # More diverse than the references is no better.
     various = [[plain(s), f"there {('is', 'are')[s.groups[0].count > 1]} {plain(s)}",
                 f"a picture of {plain(s)}"] for s in scenes]  # fmt: skip
-    found = task.evaluate("validation", various, thorough=False)
+    found = task.judge("validation", various, thorough=False)
     assert found["distinct_captions"].value == 1
     assert found["quality_diversity"].value == found["true_captions"].value == 1
-    one = task.evaluate("validation", [texts[:1] for texts in same], thorough=False)
+    one = task.judge("validation", [texts[:1] for texts in same], thorough=False)
     assert "quality_diversity" not in one
 
 
@@ -109,7 +111,7 @@ def test_quality_is_cider_d_on_other_data(tiny_config, tmp_path):
     task = task_of(tiny_config, tmp_path)
     references = task.references("validation", 4)
     samples = [[texts[0], texts[0]] for texts in references]
-    figures = task.evaluate("validation", samples, thorough=False)
+    figures = task.judge("validation", samples, thorough=False)
     cider, theirs = figures["cider_d"], np.mean([len(set(texts)) / 2 for texts in references])
     found = figures["quality_diversity"]
     assert cider.value > 1
@@ -122,7 +124,7 @@ def test_captions_without_a_common_word_are_judged_too(tiny_config, tmp_path):
     task = task_of(tiny_config, tmp_path)
     right = task.references("validation", 1)[0][0]
     for first, text in (("", ""), ("z", "z"), ("dog dog dog", ""), (right, "z")):
-        figures = task.evaluate("validation", [[first, text], *[[text, text]] * 3])
+        figures = task.judge("validation", [[first, text], *[[text, text]] * 3])
         assert all(isinstance(figure, Metric) for figure in figures.values())
         assert all(f.value is None or math.isfinite(f.value) for f in figures.values())
 
@@ -153,7 +155,7 @@ def test_request_reads_files_and_folders(task, tmp_path):
     (folder / "notes.txt").write_text("no picture")
     single = tmp_path / "c.png"
     Image.new("RGB", (9, 9), "white").save(single)
-    names, batch = task.request([str(single), str(folder)])
+    names, batch = task.request({"image": [str(single), str(folder)]})
     assert names == [str(single), str(folder / "a.JPG"), str(folder / "b.png")]
     assert batch["source"].shape == (3, 32, 32, 3)
     assert batch["source"].dtype == np.uint8
@@ -164,16 +166,18 @@ def test_request_reads_files_and_folders(task, tmp_path):
 
 
 def test_request_refuses(task, tiny_config, tmp_path):
+    with pytest.raises(UserError, match=r"^--image: none given"):
+        task.request({"image": None})
     with pytest.raises(UserError, match=r"no-such\.png: this image can't be read"):
-        task.request([str(tmp_path / "no-such.png")])
+        task.request({"image": [str(tmp_path / "no-such.png")]})
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no pictures in this folder"):
-        task.request([str(tmp_path / "empty")])
+        task.request({"image": [str(tmp_path / "empty")]})
     tiny_config.data.source = "features"
     tiny_config.data.path = "unused"
     task._config = tiny_config
     with pytest.raises(UserError, match="--image: this model was trained on precomputed features"):
-        task.request([str(tmp_path / "any.png")])
+        task.request({"image": [str(tmp_path / "any.png")]})
 
 
 @pytest.mark.parametrize(("option", "value"), [("source", "imagenet"), ("features", "vgg")])
@@ -185,10 +189,51 @@ def test_unknown_data_is_refused(tiny_config, tmp_path, option, value):
 
 def test_pictures_are_drawn_for_what_was_written(task, tmp_path):
     captions = [plain(task.splits["validation"].scene(i)) for i in range(2)]
-    tokens = np.array(task.codec.encode(captions[0])[:4])
+    samples = [sample_of(task, [caption]) for caption in captions]
     attention = np.full((4, 16), 1 / 16)
-    drawn = task.illustrate(tmp_path / "s", "validation", captions, [0.5, 0.25], tokens, attention)
+    drawn = task.illustrate(tmp_path / "s", "validation", samples, attention)
     assert set(drawn) == {"captions", "attention"}
     for name, picture in drawn.items():
         with Image.open(tmp_path / "s" / f"{name}.png") as image:
             np.testing.assert_array_equal(np.asarray(image.convert("RGB")), picture)
+    rows = json.loads((tmp_path / "s" / "captions.json").read_text())
+    assert [row["caption"] for row in rows] == captions
+    assert [row["score"] for row in rows] == [0.25, 0.25]
+
+
+def sample_of(task, captions):
+    tokens = np.array([(task.codec.encode(text) + [0] * task.length)[:4] for text in captions])
+    log_probs = -1.0 - np.arange(len(captions))
+    return Sample(tokens, tokens > 0, log_probs, np.full(len(captions), 0.25))
+
+
+def test_tokens_are_judged_as_their_text(task):
+    texts = [["one", "two red"], ["two", ""]]
+    samples = [sample_of(task, captions) for captions in texts]
+    found = task.evaluate("validation", samples, None, thorough=False)
+    assert found == task.judge("validation", texts, thorough=False)
+
+
+def test_what_was_written_in_words(task):
+    sample = sample_of(task, ["one red", "two"])
+    row = task.row("a.png", sample)
+    assert row == {
+        "image": "a.png",
+        "captions": [
+            {"caption": "one red", "log_prob": -1.0, "score": 0.25},
+            {"caption": "two", "log_prob": -2.0, "score": 0.25},
+        ],
+    }
+    assert task.describe("a.png", sample)[2] == (
+        "  two  (log-probability -2.00, discriminator 0.25)"
+    )
+
+
+def test_only_the_training_scenes_have_no_end(task):
+    with pytest.raises(UserError, match=r"^--split=train: has no end; .* --limit"):
+        task.pairs("train", batch_size=2, limit=None)
+    with pytest.raises(UserError, match=r"^--split=train: has no end; .* --limit"):
+        task.sources("train", batch_size=2, limit=None)
+    assert len(list(task.sources("train", batch_size=2, limit=3))) == 2
+    assert len(list(task.sources("validation", batch_size=2, limit=None))) == 4
+    assert "rendered scenes" in task.message

@@ -35,6 +35,7 @@ def state_of(step, size=3):
         discriminator=network(),
         rollout={"w": array(2, size)},
         baseline=array(4),
+        pool=jnp.full((2, 4), step, jnp.int32),
     )
 
 

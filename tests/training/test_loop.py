@@ -13,6 +13,7 @@ from seqgan_jax.errors import UserError
 from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import phases
+from seqgan_jax.training.loop import Loop
 from seqgan_jax.training.steps import Steps
 
 
@@ -48,6 +49,23 @@ def test_every_step_and_evaluation_is_recorded(finished_run, tiny_config):
         steps = [i for i in range(phase.steps) if phase.network(i) == "generator"]
         wanted = [float(phase.generator.rate(i, phase.steps)) for i in steps]
         np.testing.assert_allclose(rates, wanted, rtol=1e-6)
+
+
+def test_the_last_evaluation_is_what_is_shown_at_the_end(tiny_config, tmp_path, monkeypatch):
+    """Nothing is evaluated twice, and a run that was finished before is evaluated once."""
+    for name in tiny_config.phases.order:
+        tiny_config.phases[name].steps = 1
+    seen, evaluate = [], Loop.evaluate
+    monkeypatch.setattr(
+        Loop, "evaluate", lambda self, state: seen.append(int(state.step)) or evaluate(self, state)
+    )
+    program.train(tiny_config, str(tmp_path), quiet=True)
+    assert seen == [1, 2, 3, 4]
+    for name in ("captions.json", "captions.png"):
+        last = (tmp_path / "samples" / "00000004-adversarial" / name).read_bytes()
+        assert (tmp_path / "samples" / "final" / name).read_bytes() == last
+    program.train(tiny_config, str(tmp_path), quiet=True)
+    assert seen == [1, 2, 3, 4, 4]
 
 
 def test_ends_of_phases_and_pictures_are_kept(finished_run, tiny_config):
@@ -127,7 +145,7 @@ def test_interrupted_runs_end_the_same(
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
     start_counts.clear()
     program.train(tiny_config, str(tmp_path), quiet=True)
-    assert start_counts == [3]  # the batches already used are not made again
+    assert start_counts == [2, 1]  # each network's batches already used are not made again
     assert timeless(tmp_path) == timeless(finished_run)
     (ours,), (theirs,) = states(tmp_path, "last"), states(finished_run, "last")
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)

@@ -104,7 +104,7 @@ def test_parse_refuses_an_unknown_phase_and_names_all_others(tiny_config, name):
 @pytest.mark.parametrize("decay", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("warmup", [0, 1, 4])
 def test_rate_is_a_ramp_times_a_half_cosine(warmup, decay):
-    update = GeneratorUpdate(updates=1, learning_rate=0.5, warmup=warmup, decay=decay)
+    update = GeneratorUpdate(updates=1, batch_size=0, learning_rate=0.5, warmup=warmup, decay=decay)
     for step in range(12):
         ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0
         fallen = decay * math.sin(math.pi / 2 * min(step / 10, 1.0)) ** 2
@@ -113,7 +113,7 @@ def test_rate_is_a_ramp_times_a_half_cosine(warmup, decay):
 
 @pytest.mark.parametrize(("ours", "theirs"), [(1, 0), (0, 2), (1, 1), (2, 3)])
 def test_networks_take_turns(ours, theirs):
-    update = {"learning_rate": 1.0, "warmup": 0, "decay": 0.0}
+    update = {"batch_size": 0, "learning_rate": 1.0, "warmup": 0, "decay": 0.0}
     phase = Phase(
         name="any",
         steps=12,
@@ -128,3 +128,7 @@ def test_networks_take_turns(ours, theirs):
     turn = ["generator"] * ours + ["discriminator"] * theirs
     assert phase.cycle == len(turn)
     assert [phase.network(step) for step in range(12)] == (turn * 12)[:12]
+    for network in phase.networks:
+        turns = [phase.network(step) == network for step in range(12)]
+        before = [phase.updates_before(network, step) for step in range(12)]
+        np.testing.assert_array_equal(before, np.cumsum(turns) - turns)

@@ -20,7 +20,7 @@ from seqgan_jax.training.steps import DROPOUT, NOISE, ROLLOUT, SAMPLE, Steps
 V, T, Z, S, D = 7, 4, 2, 2, 3
 VOCABULARY = Vocabulary(size=V, bos=1, pad=0, eos=2)
 RNG = np.random.default_rng(0)
-CONSTANT = {"updates": 1, "learning_rate": 0.01, "warmup": 0, "decay": 0.0}
+CONSTANT = {"updates": 1, "batch_size": 0, "learning_rate": 0.01, "warmup": 0, "decay": 0.0}
 
 
 def phase(name, generator=None, discriminator=None, **options):
@@ -158,7 +158,7 @@ def noises(state, purpose, example_ids, samples):
 
 
 @jax.jit
-def sequence_log_prob(params, source, z, tokens):
+def sequence_log_prob(params, source, z, tokens, never=()):
     """log G of every token of one sequence, token by token through `step`."""
     net = generator()
     call = lambda method, *args, **kw: net.apply({"params": params}, *args, method=method, **kw)
@@ -167,7 +167,8 @@ def sequence_log_prob(params, source, z, tokens):
     log_probs, previous = [], jnp.array([VOCABULARY.bos])
     for token in tokens:
         state, logits = call("step", memory, state, previous)
-        log_probs.append(jax.nn.log_softmax(logits[0])[token])
+        logits = logits[0].at[jnp.array(never, int)].set(-jnp.inf)
+        log_probs.append(jax.nn.log_softmax(logits)[token])
         previous = token[None]
     return jnp.stack(log_probs)
 
@@ -229,9 +230,13 @@ def test_filler_rows_change_nothing(steps, initial, network):
     assert_close(a.baseline, b.baseline)
 
 
-def test_policy_gradient_step_equals_a_slow_search(steps, initial):
+@pytest.mark.parametrize("kind", ["position", "prefix"])
+def test_policy_gradient_step_equals_a_slow_search(steps, initial, kind):
     """Sample, roll out under the old policy, judge, and differentiate, one token at a time."""
-    state = begin(steps, initial, 2, ADVERSARIAL)
+    chosen = dataclasses.replace(
+        ADVERSARIAL, generator=dataclasses.replace(ADVERSARIAL.generator, baseline=kind)
+    )
+    state = begin(steps, initial, 2, chosen)
     other = jax.device_get(steps.init(1, batch_of(3)))
     # The rollout policy and the baseline as they might be later in the phase.
     baseline = np.float32([0.4, 0.5, 0.6, 0.7])
@@ -294,17 +299,17 @@ def test_policy_gradient_step_equals_a_slow_search(steps, initial):
         surrogate = nll = 0.0
         for b in range(2):
             source, count = batch["source"][b], int(mask[b].sum())
-            log_probs = sequence_log_prob(params, source, zs[b], tokens[b])
-            surrogate -= (log_probs * (values[b] - baseline))[:count].sum()
+            never = VOCABULARY.pad, VOCABULARY.bos
+            log_probs = sequence_log_prob(params, source, zs[b], tokens[b], never)
+            before = baseline if kind == "position" else [baseline[0], *values[b, :-1]]
+            surrogate -= (log_probs * (values[b] - np.float32(before)))[:count].sum()
             real, count = batch["target"][b], int(batch["mask"][b].sum())
             nll -= sequence_log_prob(params, source, zs[b], real)[:count].sum()
         surrogate = 2.0 * surrogate / mask.sum()
         return surrogate + 0.5 * nll / batch["mask"].sum(), surrogate
 
     (_, loss), grads = jax.value_and_grad(slow, has_aux=True)(on_device(state.generator.params))
-    after, metrics = steps.train_step(
-        on_device(state), batch, phase=ADVERSARIAL, network="generator"
-    )
+    after, metrics = steps.train_step(on_device(state), batch, phase=chosen, network="generator")
     np.testing.assert_allclose(metrics["generator/loss_policy_gradient"], loss, rtol=1e-4)
     np.testing.assert_allclose(
         metrics["generator/reward"], (values * mask).sum() / mask.sum(), rtol=1e-5
@@ -316,6 +321,7 @@ def test_policy_gradient_step_equals_a_slow_search(steps, initial):
     expected = np.where(count > 0, 0.9 * baseline + 0.1 * mean, baseline)
     np.testing.assert_allclose(after.baseline, expected, rtol=1e-5)
     slower = jax.tree.map(lambda o, n: 0.8 * o + 0.2 * n, state.rollout, after.generator.params)
+    slower["embedding"] = after.generator.params["embedding"]
     assert_close(after.rollout, slower, atol=1e-6)
 
 
@@ -352,6 +358,7 @@ class Counter(nn.Module):
 
     liked: int = 5
     dense = True
+    shares = False
 
     def setup(self):
         self.unused = self.param("unused", nn.initializers.zeros, (1,))
@@ -413,7 +420,11 @@ def test_a_new_phase_starts_afresh_without_sharing_buffers(steps, initial):
     both |= {"attention_query", "attention_key", "attention_score"}
     for name, found in began.discriminator.params.items():
         origin = state.generator if name in both else state.discriminator
-        if name != "hidden":  # of equal size here by chance
+        if name == "start":  # the generator's also reads the noise
+            expected = dict(state.generator.params[name])
+            expected["kernel"] = expected["kernel"][: len(found["kernel"])]
+            assert_same(found, expected)
+        elif name != "hidden":  # of equal size here by chance
             assert_same(found, origin.params[name])
     for network in (began.generator, began.discriminator):
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(network.optimizer))
@@ -443,3 +454,29 @@ def test_samples_depend_on_the_example_alone(steps, initial):
 
 def test_purposes_have_numbers_of_their_own():
     assert len({SAMPLE, NOISE, ROLLOUT, DROPOUT}) == 4
+
+
+def test_a_pool_is_read_whole_in_every_epoch_and_then_renewed():
+    options = {"encoder": None}
+    steps = Steps(
+        generator().clone(**options), discriminator().clone(**options), VOCABULARY, T, 5.0, pool=6
+    )
+    batch = batch_of(3) | {"source": None}
+    update = DiscriminatorUpdate(**CONSTANT, pool=6, epochs=2)
+    chosen = phase("judge", None, update)
+    state = steps.begin_phase(steps.init(0, batch), 0, chosen)
+    pools, seen = [], []
+    for turn in range(8):
+        _, tokens, mask = steps._from_pool(state, batch, jax.random.key(turn), update, turn)
+        state, _ = steps.train_step(state, batch, phase=chosen, network="discriminator")
+        pools.append(np.asarray(state.pool))
+        if turn % 4:  # the first update of a pool writes it under the step's own key
+            assert {tuple(row) for row in np.asarray(tokens)} <= {tuple(row) for row in pools[-1]}
+            seen.append(np.asarray(tokens))
+        ends = [list(row).index(2) + 1 if 2 in row else T for row in np.asarray(tokens)]
+        np.testing.assert_array_equal(mask, np.arange(T) < np.array(ends)[:, None])
+    for turn in range(8):
+        np.testing.assert_array_equal(pools[turn], pools[turn // 4 * 4])
+    assert np.any(pools[0] != pools[4])
+    second_epoch = np.concatenate(seen[1:3])
+    np.testing.assert_array_equal(np.sort(second_epoch, axis=0), np.sort(pools[0], axis=0))

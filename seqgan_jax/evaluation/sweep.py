@@ -1,0 +1,147 @@
+"""Figures at every temperature: what is compared of them, and their place in `evaluation.json`."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from seqgan_jax.errors import UserError
+from seqgan_jax.evaluation import densities
+from seqgan_jax.evaluation.report import Metric, table
+from seqgan_jax.files import replace_file
+
+# Figures by name, at each temperature, lowest first.
+Points = Mapping[float, Mapping[str, Metric]]
+
+
+def curve(points: Points, axes: Sequence[str]) -> list[tuple[float, float]]:
+    """The two figures against each other, in the order of their temperatures."""
+    return [(figures[axes[0]].value, figures[axes[1]].value) for figures in points.values()]
+
+
+def comparisons(curves: Mapping[str, Points], axes: Sequence[str]) -> dict[str, dict]:
+    """How far each curve lies below the first, the baseline; see `evaluation.densities`.
+
+    Args:
+      curves: by checkpoint.
+      axes: the two figures' names; less is better of both.
+
+    Returns:
+      For every other checkpoint `baseline` (the first's name), `area`, `low` and `high` (the range
+      of the first figure that both curves cover), and `gaps`, by which its point at temperature 1
+      lies below the baseline's curve in each figure at no higher other; None where there is no
+      such number.
+    """
+    (first, baseline), *others = curves.items()
+    found = {}
+    for name, points in others:
+        below = densities.area(curve(baseline, axes), curve(points, axes))
+        gaps = {}
+        for x, y in (axes, axes[::-1]):
+            gap = densities.gap(curve(baseline, (x, y)), *curve({1.0: points[1.0]}, (x, y)))
+            gaps[y] = gap if math.isfinite(gap) else None
+        found[name] = {"baseline": first, **below._asdict(), "gaps": gaps}
+    return found
+
+
+def lines(curves: Mapping[str, Points], shown: Sequence[str]) -> list[str]:
+    """A table for each checkpoint and a sentence for each comparison.
+
+    Args:
+      curves: by checkpoint.
+      shown: the figures of the table, of one unit, the axes first.
+    """
+    text = []
+    for name, points in curves.items():
+        columns = {
+            figure: {f"temperature {t:g}": figures[figure] for t, figures in points.items()}
+            for figure in shown
+        }
+        text += [f"{name}:", table(columns)]
+    x = shown[0]
+    for name, found in comparisons(curves, shown[:2]).items():
+        line = f"{name} and {found['baseline']} have no {x} in common"
+        if found["area"] is not None:
+            line = (
+                f"{name} lies below {found['baseline']} by an area of {found['area']:.4f} over {x} "
+                f"of {found['low']:.3f} to {found['high']:.3f}"
+            )
+        gaps = (
+            f"{figure} beyond compare" if gap is None else f"{gap:.4f} in {figure}"
+            for figure, gap in found["gaps"].items()
+        )
+        text.append(f"{line}; at temperature 1 by {' and by '.join(gaps)}")
+    return text
+
+
+def entry(
+    curves: Mapping[str, Points],
+    steps: Mapping[str, int],
+    axes: Sequence[str],
+    *,
+    split: str,
+    seed: int,
+) -> dict:
+    """A sweep as JSON.
+
+    Args:
+      curves: by checkpoint.
+      steps: each checkpoint's step.
+      axes: the figures whose curves are compared.
+      split: the data.
+      seed: of the samples.
+    """
+    return {
+        "parameter": "temperature",
+        "split": split,
+        "seed": seed,
+        "checkpoints": {
+            name: {
+                "step": steps[name],
+                "points": [
+                    {
+                        "temperature": t,
+                        "metrics": {key: _plain(figures[key]) for key in sorted(figures)},
+                    }
+                    for t, figures in points.items()
+                ],
+            }
+            for name, points in curves.items()
+        },
+        "comparisons": comparisons(curves, axes),
+    }
+
+
+def _plain(metric: Metric) -> dict:
+    """JSON has no infinity."""
+    finite = lambda x: x if not isinstance(x, float) or math.isfinite(x) else None
+    return {key: finite(value) for key, value in metric._asdict().items()}
+
+
+def read(path: Path) -> dict | None:
+    """The sweep that an evaluation's file holds, or None."""
+    return _content(path).get("sweep")
+
+
+def write(path: Path, sweep: dict) -> None:
+    """Puts a sweep into an evaluation's file and leaves what else it holds.
+
+    Raises:
+      UserError: `path` can't be written.
+    """
+    text = json.dumps(_content(path) | {"sweep": sweep}, indent=2, ensure_ascii=False)
+    try:
+        with replace_file(path) as file:
+            file.write(text.encode() + b"\n")
+    except OSError as error:
+        raise UserError(
+            f"{path}: can't be written ({error.strerror}); choose a writable directory"
+        ) from error
+
+
+def _content(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):  # not there, or no longer of use
+        return {}
+    return content if isinstance(content, dict) else {}
