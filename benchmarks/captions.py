@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from seqgan_jax.program import Run
+from seqgan_jax.program import Run, keep_memory
 from seqgan_jax.reporting.progress import Progress
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/captions.py", "The configuration.")
@@ -28,6 +28,7 @@ REPEATS = flags.DEFINE_integer("repeats", 20, "Steps timed for each median.", lo
 
 def main(argv):
     del argv
+    keep_memory()
     with tempfile.TemporaryDirectory() as folder, Progress(quiet=True) as progress:
         run = Run(Path(folder), CONFIG.value, progress)
         state = run.loop.initial_state()

@@ -21,6 +21,7 @@ from absl import app, flags
 
 from seqgan_jax.core import losses, text_cnn
 from seqgan_jax.models.cnn_discriminator import CNNDiscriminator
+from seqgan_jax.program import keep_memory
 
 CONFIG = flags.DEFINE_enum("config", "paper", ["paper"], "The setting of Yu et al. (2017).")
 REPEATS = flags.DEFINE_integer("repeats", 20, "Steps timed for each median.", lower_bound=1)
@@ -177,6 +178,7 @@ def report(label, times, floor, sequences, compile_time, key=None, **counts):
 
 def main(argv):
     del argv
+    keep_memory()
     limits = ceilings.report()
     time_step(limits)
     time_completions(limits)

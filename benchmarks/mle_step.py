@@ -14,6 +14,7 @@ import optax
 from absl import app, flags
 
 from seqgan_jax.core import losses
+from seqgan_jax.program import keep_memory
 
 CONFIG = flags.DEFINE_enum("config", "paper", list(baselines.SETTINGS), "The sizes.")
 REPEATS = flags.DEFINE_integer("repeats", 20, "Steps timed for each median.", lower_bound=1)
@@ -21,6 +22,7 @@ REPEATS = flags.DEFINE_integer("repeats", 20, "Steps timed for each median.", lo
 
 def main(argv):
     del argv
+    keep_memory()
     setting = baselines.SETTINGS[CONFIG.value]
     params, source = baselines.network(setting, 0), baselines.source(setting)
     shape = setting.batch, setting.length

@@ -15,6 +15,7 @@ import numpy as np
 from absl import app, flags
 
 from seqgan_jax.core import lstm, rollout
+from seqgan_jax.program import keep_memory
 
 CONFIG = flags.DEFINE_enum("config", "paper", list(baselines.SETTINGS), "The sizes.")
 CHUNK = flags.DEFINE_integer("chunk", 1, "Prefixes that complete together.", lower_bound=1)
@@ -24,6 +25,7 @@ REPEATS = flags.DEFINE_integer("repeats", 3, "Calls timed for each median.", low
 
 def main(argv):
     del argv
+    keep_memory()
     setting = baselines.SETTINGS[CONFIG.value]
     rollouts = ROLLOUTS.value or setting.rollouts
     policy, judge = baselines.network(setting, 0), baselines.network(setting, 1)

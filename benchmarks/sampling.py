@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from seqgan_jax.core import sampling
+from seqgan_jax.program import keep_memory
 
 CONFIG = flags.DEFINE_enum("config", "paper", list(baselines.SETTINGS), "The sizes.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Calls timed for each median.", lower_bound=1)
@@ -19,6 +20,7 @@ REPEATS = flags.DEFINE_integer("repeats", 5, "Calls timed for each median.", low
 
 def main(argv):
     del argv
+    keep_memory()
     setting = baselines.SETTINGS[CONFIG.value]
     params = baselines.network(setting, 0)
     memory = baselines.encode(params, baselines.source(setting))

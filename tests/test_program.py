@@ -1,8 +1,10 @@
 """The programs by the command line: bad input is one clear line and status 2, and nothing lost."""
 
 import json
+import platform
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -467,3 +469,27 @@ def test_oracle_variants_are_whole(variant):
     assert [phase.name for phase in phases] == list(config.phases.order)
     assert config.generator.noise_size == 0
     assert not any(phase.discriminator and phase.discriminator.mismatch for phase in phases)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_large_buffers_stay_in_the_process():
+    """Pages are asked of the system once, and not at every allocation."""
+    code = """
+import resource, sys
+import numpy as np
+from seqgan_jax import program
+if sys.argv[1] == "keep":
+    program.keep_memory()
+for _ in range(10):
+    np.zeros(2**23) + 1.0
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.full(2**23, 1.0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", code, how], check=True, capture_output=True,
+                                text=True).stdout)
+        for how in ("keep", "default")
+    }  # fmt: skip
+    assert faults["keep"] < 0.1 * faults["default"]
