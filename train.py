@@ -11,13 +11,19 @@ from seqgan_jax import program
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/TASK-VARIANT by default.")
 QUIET = flags.DEFINE_bool("quiet", False, "Print errors only.")
+PROFILE = flags.DEFINE_integer(
+    "profile", 0, "Trace so many steps of every phase for TensorBoard or Perfetto.", lower_bound=0
+)
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")
 
 
 def main(argv):
     del argv
     program.main(
-        lambda: program.train(CONFIG.value, WORKDIR.value, quiet=QUIET.value), debug=DEBUG.value
+        lambda: program.train(
+            CONFIG.value, WORKDIR.value, quiet=QUIET.value, profile=PROFILE.value
+        ),
+        debug=DEBUG.value,
     )
 
 

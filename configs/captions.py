@@ -73,17 +73,16 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
     # The image encoder learns which words belong where, at a tenth of a caption's cost.
     config.phases.pretrain_encoder = phase(
-        steps=3500,
+        steps=3000,
         batch_size=32,
         targets=5,
         select="nll",
         generator=generator_update(learning_rate=6e-3, warmup=100, decay=1.0, words=1.0),
     )
     config.phases.pretrain_generator = phase(
-        steps=6500,
+        steps=12_000,
         batch_size=32,
-        targets=2,
-        evaluate_every=2000,
+        evaluate_every=4000,
         select="nll",
         generator=generator_update(learning_rate=3e-3, warmup=200, decay=1.0, mle=1.0),
     )
@@ -151,6 +150,9 @@ def generator_update(**overrides) -> ml_collections.ConfigDict:
     config.policy_gradient = 0.0
     config.entropy = 0.0
     config.reward = "probability"
+    config.values = "rollout"
+    config.discount = 0.0
+    config.reward_clip = 2.0
     config.num_rollouts = 4
     config.rollout_chunk = 4
     config.rollout_decay = 0.8
@@ -171,6 +173,7 @@ def discriminator_update(**overrides) -> ml_collections.ConfigDict:
     config.smoothing = 0.9
     config.mismatch = 0.5
     config.per_step = 0.0
+    config.fresh = False
     config.update(overrides)
     return config
 

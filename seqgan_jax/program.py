@@ -114,12 +114,19 @@ class Run:
       workdir: the directory.
       config: the configuration of a new or a continued run; None to read the saved one.
       progress: the display.
+      profile: how many steps of every phase to trace.
 
     Raises:
       UserError: if the directory can't be used, or holds a run of another configuration.
     """
 
-    def __init__(self, workdir: Path, config: ml_collections.ConfigDict | None, progress: Progress):
+    def __init__(
+        self,
+        workdir: Path,
+        config: ml_collections.ConfigDict | None,
+        progress: Progress,
+        profile: int = 0,
+    ):
         self.workdir = workdir
         self.progress = progress
         if config is not None:
@@ -140,7 +147,9 @@ class Run:
             self.config.clip,
             pool=max(p.discriminator.pool if p.discriminator else 0 for p in self.phases),
         )
-        self.loop = Loop(self.config, workdir, self.task, self.steps, self.phases, progress)
+        self.loop = Loop(
+            self.config, workdir, self.task, self.steps, self.phases, progress, profile
+        )
         if config is not None:
             # Last, so that a directory is not taken by a configuration that was refused.
             with replace_file(workdir / "config.json") as file:
@@ -218,7 +227,13 @@ def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
         ) from error
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | None, *, quiet: bool = False) -> None:
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str | None,
+    *,
+    quiet: bool = False,
+    profile: int = 0,
+) -> None:
     """Trains a run to its end, from wherever it stands, and shows what it has learned."""
     compilation_cache()
     directory = Path(workdir or f"runs/{config.task}-{config.variant}")
@@ -227,7 +242,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None, *, quiet: bool
         phase.steps * (4.0 if phase.cycle > 1 else 1.0) for phase in schedule.parse(config.phases)
     ]
     with Progress(work=work, quiet=quiet) as progress:
-        run = Run(directory, config, progress)
+        run = Run(directory, config, progress, profile)
         if run.task.message:
             progress.message(run.task.message)
         state = run.loop.run()
@@ -246,6 +261,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | None, *, quiet: bool
             print(f"  {run.task.decode(sample.tokens[0])}")
         files = [folder / f"{name}.png" for name in drawn] + [directory / "curves.png"]
         print(f"pictures: {', '.join(map(str, files))}")
+        if profile:
+            print(f"traces of {profile} steps a phase: {directory / 'profile'}")
 
 
 def generate(

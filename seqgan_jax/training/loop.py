@@ -14,6 +14,7 @@ from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import held_out
 from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.reporting.metrics_log import MetricsLog
+from seqgan_jax.reporting.profile import Profile
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import parallel
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
@@ -55,6 +56,7 @@ class Loop:
       steps: the compiled steps.
       phases: the schedule.
       progress: the display.
+      profile: how many steps of every phase to trace, once they are compiled.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Loop:
         steps: Steps,
         phases: tuple[Phase, ...],
         progress: Progress,
+        profile: int = 0,
     ):
         self.config = config
         self.workdir = workdir
@@ -72,6 +75,7 @@ class Loop:
         self.steps = steps
         self.phases = phases
         self.progress = progress
+        self.profile = profile
         self.mesh = parallel.mesh()
         self._stop = threading.Event()
         self._newest: Evaluation | None = None
@@ -149,7 +153,9 @@ class Loop:
             for network in phase.networks
         }
         cycle = phase.cycle
+        profile = Profile(self.workdir / "profile" / phase.name, done + cycle, self.profile)
         while done < phase.steps:
+            profile.before(done)
             network = phase.network(done)
             state, scalars = self.steps.train_step(
                 state, next(batches[network]), phase=phase, network=network
@@ -170,7 +176,9 @@ class Loop:
             if due or stopping or done % self.config.logging.checkpoint_every == 0:
                 checkpoints.save(state, phase=phase.name, ended=ended, score=score)
             if stopping and not (ended and index == len(self.phases) - 1):
+                profile.stop()
                 raise Interrupted(f"saved at step {step}; the same command goes on from there")
+        profile.stop()
         return state
 
     def _evaluate(self, state: TrainState, phase: Phase, log: MetricsLog) -> float:
