@@ -1,6 +1,6 @@
 """The oracle benchmark of Yu et al. (2017), arXiv:1609.05473: data from a known LSTM.
 
-python train.py --config=configs/oracle.py              three-layer networks, our recipe
+python train.py --config=configs/oracle.py              three-layer generator, our recipe
 python train.py --config=configs/oracle.py:paper        the paper's networks and recipe
 python train.py --config=configs/oracle.py:smoke        every phase in seconds
 
@@ -50,15 +50,12 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.generator.dropout = 0.5
 
     config.discriminator = ml_collections.ConfigDict()
-    config.discriminator.kind = "lstm"
-    config.discriminator.embedding_size = 128
+    config.discriminator.kind = "window"
+    config.discriminator.embedding_size = 64
     config.discriminator.hidden_size = 128
-    config.discriminator.num_layers = 3
-    config.discriminator.attention_size = 128
-    config.discriminator.feature_size = 128
-    config.discriminator.num_heads = 4
-    config.discriminator.head_size = 32
-    config.discriminator.dropout = 0.5
+    config.discriminator.width = 3
+    config.discriminator.members = 2
+    config.discriminator.dropout = 0.25
 
     config.phases = ml_collections.ConfigDict()
     config.phases.order = ("pretrain_generator", "pretrain_discriminator", "adversarial")
@@ -68,23 +65,38 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         select="nll",
         generator=generator_update(learning_rate=3e-3, warmup=EPOCH, decay=1.0, mle=1.0),
     )
+    # Stopped before it memorises the training sequences, of which it sees 5 epochs.
+    discriminator = discriminator_update(
+        learning_rate=3e-3, smoothing=1.0, mismatch=0.0, per_step=1.0
+    )
     config.phases.pretrain_discriminator = phase(
         steps=200,
+        batch_size=256,
         select="discriminator_accuracy",
-        discriminator=discriminator_update(learning_rate=1e-3, warmup=50, mismatch=0.0),
+        discriminator=discriminator,
     )
+    # A round: the generator learns from a discriminator that then gives way to a new one.
+    discriminator = discriminator.copy_and_resolve_references()
+    discriminator.update(updates=200, batch_size=256, fresh=True)
+    rounds = 20 + discriminator.updates
     config.phases.adversarial = phase(
-        steps=200,
-        evaluate_every=50,
+        steps=8 * rounds,
+        batch_size=512,
+        evaluate_every=rounds,
         select="quality_diversity",
         generator=generator_update(
-            learning_rate=1e-4, warmup=20, policy_gradient=1.0, mle=1.0, reward="log_ratio"
+            updates=20,
+            learning_rate=1e-4,
+            policy_gradient=1.0,
+            reward="log_ratio",
+            values="dense",
+            baseline="position",
         ),
-        discriminator=discriminator_update(learning_rate=3e-4, mismatch=0.0),
+        discriminator=discriminator,
     )
 
     config.logging = ml_collections.ConfigDict()
-    config.logging.every = 20
+    config.logging.every = 1  # rounds
     config.logging.checkpoint_every = 500
 
     config.evaluation = ml_collections.ConfigDict()
@@ -156,6 +168,7 @@ def _paper(config):
         ),
         discriminator=discriminator,
     )
+    config.logging.every = 20
     config.logging.checkpoint_every = 5 * rounds
 
 
@@ -170,18 +183,16 @@ def _smoke(config):
     for network in (config.generator, config.discriminator):
         network.embedding_size = 16
         network.hidden_size = 16
-        network.attention_size = 8
+    config.generator.attention_size = 8
     config.generator.output_size = 16
-    config.discriminator.feature_size = 16
-    config.discriminator.num_heads = 2
-    config.discriminator.head_size = 8
     for name, steps in (
         ("pretrain_generator", 30),
         ("pretrain_discriminator", 10),
-        ("adversarial", 10),
+        ("adversarial", 12),
     ):
         config.phases[name].update(steps=steps, batch_size=16, evaluate_every=100)
-    config.logging.every = 1
+    config.phases.adversarial.generator.updates = 1
+    config.phases.adversarial.discriminator.update(updates=2, batch_size=0)
     config.logging.checkpoint_every = 8
     config.evaluation.batch_size = 50
     config.evaluation.validation_limit = 200

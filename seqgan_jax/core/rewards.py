@@ -19,6 +19,28 @@ def log_ratio(logits: chex.Array) -> chex.Array:
     return logits
 
 
+def discounted(rewards: chex.Array, mask: chex.Array, discount: float) -> chex.Array:
+    """Action values of tokens that have rewards of their own: sum_{s >= t} gamma^{s-t} m_s r_s.
+
+    Args:
+      rewards: r, [B, T].
+      mask: [B, T].
+      discount: gamma in [0, 1]; 0 leaves a token its own reward alone.
+
+    Returns:
+      [B, T]; 0 where the mask is 0.
+    """
+    chex.assert_equal_shape([rewards, mask])
+
+    def step(later, reward):
+        value = reward + discount * later
+        return value, value
+
+    start = jnp.zeros_like(rewards[:, 0])
+    _, values = jax.lax.scan(step, start, (rewards * mask).T, reverse=True)
+    return values.T * mask
+
+
 REWARDS = {"probability": probability, "log_ratio": log_ratio}
 
 

@@ -12,19 +12,26 @@ from seqgan_jax.models.discriminator import LSTMDiscriminator
 from seqgan_jax.models.encoders import ENCODERS
 from seqgan_jax.models.generator import LSTMGenerator
 from seqgan_jax.models.interface import Discriminator
+from seqgan_jax.models.window_discriminator import WindowDiscriminator
+
+DISCRIMINATORS = {
+    "lstm": LSTMDiscriminator,
+    "cnn": CNNDiscriminator,
+    "window": WindowDiscriminator,
+}
+
+
+def _build(kinds: dict[str, type], kind: str, options: dict):
+    """A network of a kind. A command line can't take away the options of the one it replaces."""
+    fields = {name: {field.name for field in dataclasses.fields(kinds[name])} for name in kinds}
+    others = set().union(*fields.values()) - fields[kind]
+    return kinds[kind](**{name: options[name] for name in options if name not in others})
 
 
 def _encoder(config: ml_collections.ConfigDict):
     options = config.to_dict()
     kind = options.pop("kind")
-    if kind == "none":
-        return None
-    # A command line can't take away the options of the kind that it replaces.
-    fields = {
-        name: {field.name for field in dataclasses.fields(ENCODERS[name])} for name in ENCODERS
-    }
-    others = set().union(*fields.values()) - fields[kind]
-    return ENCODERS[kind](**{name: options[name] for name in options if name not in others})
+    return None if kind == "none" else _build(ENCODERS, kind, options)
 
 
 def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray) -> None:
@@ -73,13 +80,36 @@ def discriminator(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> 
     """The discriminator of `config.discriminator`, with an encoder of its own.
 
     Raises:
-      UserError: if `config.discriminator.kind` is unknown.
+      UserError: if `config.discriminator.kind` is unknown, or a phase asks it for what it hasn't.
     """
     options = config.discriminator.to_dict()
     kind = options.pop("kind")
-    common = {"vocabulary_size": vocabulary.size, "encoder": _encoder(config.encoder)}
-    if kind == "lstm":
-        return LSTMDiscriminator(bos=vocabulary.bos, **common, **options)
-    if kind == "cnn":
-        return CNNDiscriminator(**common, **options)
-    raise UserError(f"config.discriminator.kind: no discriminator '{kind}'; choose from lstm, cnn")
+    if kind not in DISCRIMINATORS:
+        raise UserError(
+            f"config.discriminator.kind: no discriminator '{kind}'; choose from "
+            f"{', '.join(DISCRIMINATORS)}"
+        )
+    options |= {
+        "vocabulary_size": vocabulary.size,
+        "bos": vocabulary.bos,
+        "encoder": _encoder(config.encoder),
+    }
+    built = _build(DISCRIMINATORS, kind, options)
+    if not built.dense:
+        _check_not_dense(config.phases, kind)
+    return built
+
+
+def _check_not_dense(phases: ml_collections.ConfigDict, kind: str) -> None:
+    """Refuses phases that need scores of prefixes, for a discriminator that has none."""
+    for name in phases.order:
+        ours, judge = phases[name].generator, phases[name].discriminator
+        for option, asked, other in (
+            ("generator.values", ours.updates and ours.get("values") == "dense", "rollout"),
+            ("discriminator.per_step", judge.updates and judge.per_step, "0"),
+        ):
+            if asked:
+                raise UserError(
+                    f"config.phases.{name}.{option}: the {kind} discriminator judges whole "
+                    f"sequences alone; set {other}, or choose the lstm or window discriminator"
+                )

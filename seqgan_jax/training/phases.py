@@ -11,6 +11,7 @@ from seqgan_jax.core.rewards import REWARDS
 from seqgan_jax.errors import UserError
 
 BASELINES = ("position", "prefix")
+VALUES = ("rollout", "dense")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,11 @@ class GeneratorUpdate(Update):
       policy_gradient: weight of the policy-gradient loss on sampled sequences.
       entropy: weight of the entropy bonus on sampled sequences.
       reward: a name in `core.rewards.REWARDS`.
+      values: where a token's action value comes from: 'rollout', the mean reward of completions, or
+        'dense', the discounted sum of the rewards of this and all later prefixes, for each of which
+        the discriminator has a logit. Then nothing is rolled out.
+      discount: gamma, of dense values; see `core.rewards.discounted`.
+      reward_clip: the largest magnitude of a logit in dense values.
       num_rollouts: N, completions of each prefix.
       rollout_chunk: how many prefixes complete together; bounds memory.
       rollout_decay: how much of the rollout policy stays at an update.
@@ -63,6 +69,9 @@ class GeneratorUpdate(Update):
     policy_gradient: float = 0.0
     entropy: float = 0.0
     reward: str = "probability"
+    values: str = "rollout"
+    discount: float = 0.0
+    reward_clip: float = 2.0
     num_rollouts: int = 4
     rollout_chunk: int = 4
     rollout_decay: float = 0.8
@@ -81,6 +90,9 @@ class DiscriminatorUpdate(Update):
       pool: how many generated sequences are written at once and then learnt from for `epochs`
         epochs, as in Yu et al. (2017); 0 for new ones at every update.
       epochs: see `pool`.
+      fresh: whether its parameters and optimiser are drawn anew at its first update in every cycle.
+        One that is trained for long memorises the real sequences, and then teaches the generator
+        to.
     """
 
     smoothing: float = 0.9
@@ -88,6 +100,7 @@ class DiscriminatorUpdate(Update):
     per_step: float = 0.0
     pool: int = 0
     epochs: int = 1
+    fresh: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +169,22 @@ def _update(kind: type, options: ml_collections.ConfigDict, where: str) -> Updat
     return update if update.updates else None
 
 
+def _check_values(update: GeneratorUpdate, where: str) -> None:
+    if update.values not in VALUES:
+        raise UserError(
+            f"{where}.values: no values '{update.values}'; choose from {', '.join(VALUES)}"
+        )
+    if update.values == "dense" and update.baseline != "position":
+        raise UserError(
+            f"{where}.baseline: '{update.baseline}' needs the values of prefixes, which rollouts "
+            "estimate; set position"
+        )
+    if not 0 <= update.discount <= 1:
+        raise UserError(f"{where}.discount: {update.discount} is out of range; set 0 to 1")
+    if not update.reward_clip > 0:
+        raise UserError(f"{where}.reward_clip: {update.reward_clip} must be above 0")
+
+
 def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
     """The phases of `config.phases`, in their order.
 
@@ -191,6 +220,8 @@ def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
                 f"{where}.generator.baseline: no baseline '{phase.generator.baseline}'; choose "
                 f"from {', '.join(BASELINES)}"
             )
+        if phase.generator:
+            _check_values(phase.generator, f"{where}.generator")
         if phase.generator and not (
             phase.generator.mle or phase.generator.words or phase.generator.policy_gradient
         ):

@@ -19,7 +19,7 @@ from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Pha
 from seqgan_jax.training.state import Network, TrainState, copy, transfer
 
 # What a step's random numbers are for: each purpose folds its number into the step's key.
-SAMPLE, NOISE, ROLLOUT, DROPOUT = range(4)
+SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH = range(5)
 
 
 class Written(NamedTuple):
@@ -165,8 +165,10 @@ class Steps:
         if network == "generator":
             state, metrics = self._update_generator(state, batch, key, update, rate)
         else:
+            turn = phase.updates_before("discriminator", state.phase_step)
+            if update.fresh:
+                state = self._renewed(state, batch, key, turn % update.updates == 0)
             if update.pool:
-                turn = phase.updates_before("discriminator", state.phase_step)
                 state, *fake = self._from_pool(state, batch, key, update, turn)
             else:
                 fake = self._sample(
@@ -191,7 +193,8 @@ class Steps:
         metrics = {}
         sample = None
         if update.policy_gradient:
-            z, sample, values = self._search(state, batch, key, update)
+            estimate = self._search if update.values == "rollout" else self._dense_values
+            z, sample, values = estimate(state, batch, key, update)
             advantages = values - (
                 state.baseline
                 if update.baseline == "position"
@@ -222,7 +225,7 @@ class Steps:
         )
         generator, norm = self._apply(state.generator, grads, rate)
         state = state.replace(generator=generator)
-        if update.policy_gradient:
+        if update.policy_gradient and update.values == "rollout":
             slow = lambda old, new: update.rollout_decay * old + (1 - update.rollout_decay) * new
             rollout = jax.tree.map(slow, state.rollout, generator.params)
             # As in the authors' program, the rollout policy has the generator's own embeddings.
@@ -384,6 +387,22 @@ class Steps:
         )
         return z, sample, values
 
+    def _dense_values(self, state: TrainState, batch, key, update: GeneratorUpdate):
+        """As `_search`, from the discriminator's logits of all prefixes."""
+        rows = jnp.arange(len(batch["example_id"]))
+        z = self._noise(jax.random.fold_in(key, NOISE), batch["example_id"], rows)
+        sample = self._sample(state.generator.params, batch, key, rows, sampling.Truncation(), ())
+        judge = lambda method, *args: self._call(
+            self.discriminator, state.discriminator.params, method, *args
+        )
+        memory = judge("encode", batch["source"], batch["source_mask"])
+        logits = judge("score", memory, sample.tokens, sample.mask)
+        clipped = jnp.clip(logits, -update.reward_clip, update.reward_clip)
+        values = rewards.discounted(
+            rewards.REWARDS[update.reward](clipped), sample.mask, update.discount
+        )
+        return z, sample, values
+
     def _allowed(self, logits):
         """Padding and start tokens are never written: logits or the output's bias, [..., V]."""
         never = self._never()
@@ -392,6 +411,21 @@ class Steps:
     def _then_allowed(self, state_and_logits):
         state, logits = state_and_logits
         return state, self._allowed(logits)
+
+    def _renewed(self, state: TrainState, batch, key, due):
+        """The state with a new discriminator if `due`."""
+
+        def draw():
+            params = self.discriminator.init(
+                jax.random.fold_in(key, FRESH),
+                batch["source"],
+                batch["source_mask"],
+                batch["target"],
+                batch["mask"],
+            )["params"]
+            return Network(params, self.optimizer.init(params))
+
+        return state.replace(discriminator=jax.lax.cond(due, draw, lambda: state.discriminator))
 
     def _from_pool(self, state, batch, key, update: DiscriminatorUpdate, turn):
         """The batch of generated sequences that is update `turn`'s, from a pool renewed in time.
@@ -451,13 +485,16 @@ class Steps:
             whole, dense, penalty = self._judge_lanes(
                 params, batch, tokens.reshape(lanes), mask.reshape(lanes), key, update.per_step > 0
             )
-            final = whole.reshape(weights.shape)
-            loss = losses.weighted_mean(losses.binary_cross_entropy(final, labels), weights)
+            # A discriminator of several members gives one logit by each: a loss for each of them.
+            final = whole.reshape(-1, *weights.shape)
+            mean = jax.vmap(losses.weighted_mean, (0, None))
+            loss = mean(losses.binary_cross_entropy(final, labels), weights).mean()
             if update.per_step:
-                element = losses.binary_cross_entropy(dense.reshape(mask.shape), labels[:, None])
-                steps = losses.weighted_mean(element, mask * weights[:, :, None])
+                prefixes = dense.reshape(-1, *mask.shape)
+                element = losses.binary_cross_entropy(prefixes, labels[:, None])
+                steps = mean(element, mask * weights[:, :, None]).mean()
                 loss = (1 - update.per_step) * loss + update.per_step * steps
-            return loss + penalty, final
+            return loss + penalty, final.mean(0)
 
         (loss, final), grads = jax.value_and_grad(loss_of, has_aux=True)(state.discriminator.params)
         discriminator, norm = self._apply(state.discriminator, grads, rate)
@@ -474,16 +511,17 @@ class Steps:
         return state.replace(discriminator=discriminator), metrics
 
     def _judge_lanes(self, params, batch, tokens, mask, key, dense):
-        """R sequences a source: logits [B R], those of all prefixes if `dense`, the penalty."""
+        """R sequences a source: logits [M B R], those of all prefixes if `dense`, the penalty."""
 
         def forward(module, source, source_mask, tokens, mask):
             memory = module.encode(source, source_mask, train=True)
             if not dense:
                 whole = module.sequence_score(memory, tokens, mask, train=True)
                 return whole, None, module.regulariser()
-            prefixes = module.score(memory, tokens, mask, train=True)
-            last = jnp.arange(self.length) == mask.sum(-1, keepdims=True) - 1
-            return (prefixes * last).sum(-1), prefixes, module.regulariser()
+            features = module.features(memory, tokens, train=True)
+            mask = jnp.tile(mask, (len(features) // len(mask), 1))
+            whole = module.readout(features, mask)
+            return whole, module.dense_readout(features, mask), module.regulariser()
 
         return self.discriminator.apply(
             {"params": params},

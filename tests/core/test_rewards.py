@@ -22,6 +22,23 @@ class RewardsTest(chex.TestCase):
         np.testing.assert_array_equal(found, [0, 1])
 
     @chex.variants(with_jit=True, without_jit=True)
+    def test_discounted_rewards_equal_a_loop(self):
+        rng = np.random.default_rng(0)
+        reward = rng.normal(size=(3, 4)).astype(np.float32)
+        mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]], np.float32)
+        found = self.variant(rewards.discounted)
+        for discount in (0.0, 0.5, 1.0):
+            expected = np.zeros((3, 4))
+            for b in range(3):
+                count = int(mask[b].sum())
+                for t in range(count):
+                    for s in range(t, count):
+                        expected[b, t] += discount ** (s - t) * reward[b, s]
+            np.testing.assert_allclose(
+                found(reward, mask, discount), expected, rtol=1e-5, atol=1e-6
+            )
+
+    @chex.variants(with_jit=True, without_jit=True)
     def test_baseline_moves_only_where_there_are_tokens(self):
         rng = np.random.default_rng(0)
         baseline = rng.normal(size=4).astype(np.float32)

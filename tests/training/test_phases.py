@@ -50,6 +50,24 @@ def test_parse_takes_the_order(tiny_config):
             "probability, log_ratio",
         ),
         (
+            {"adversarial.generator.values": "guess"},
+            "config.phases.adversarial.generator.values: no values 'guess'; choose from rollout, "
+            "dense",
+        ),
+        (
+            {"adversarial.generator.values": "dense", "adversarial.generator.baseline": "prefix"},
+            "config.phases.adversarial.generator.baseline: 'prefix' needs the values of prefixes, "
+            "which rollouts estimate; set position",
+        ),
+        (
+            {"adversarial.generator.discount": 1.5},
+            "config.phases.adversarial.generator.discount: 1.5 is out of range; set 0 to 1",
+        ),
+        (
+            {"adversarial.generator.reward_clip": 0.0},
+            "config.phases.adversarial.generator.reward_clip: 0.0 must be above 0",
+        ),
+        (
             {"pretrain_generator.generator.mle": 0.0, "pretrain_generator.generator.words": 0.0},
             "config.phases.pretrain_generator.generator: no loss has a weight; "
             "set mle or policy_gradient",

@@ -12,10 +12,11 @@ from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.models.discriminator import LSTMDiscriminator
 from seqgan_jax.models.encoders import FeatureEncoder
 from seqgan_jax.models.generator import LSTMGenerator
+from seqgan_jax.models.window_discriminator import WindowDiscriminator
 from seqgan_jax.training import parallel
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
 from seqgan_jax.training.state import copy
-from seqgan_jax.training.steps import DROPOUT, NOISE, ROLLOUT, SAMPLE, Steps
+from seqgan_jax.training.steps import DROPOUT, FRESH, NOISE, ROLLOUT, SAMPLE, Steps
 
 V, T, Z, S, D = 7, 4, 2, 2, 3
 VOCABULARY = Vocabulary(size=V, bos=1, pad=0, eos=2)
@@ -453,7 +454,7 @@ def test_samples_depend_on_the_example_alone(steps, initial):
 
 
 def test_purposes_have_numbers_of_their_own():
-    assert len({SAMPLE, NOISE, ROLLOUT, DROPOUT}) == 4
+    assert len({SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH}) == 5
 
 
 def test_a_pool_is_read_whole_in_every_epoch_and_then_renewed():
@@ -480,3 +481,145 @@ def test_a_pool_is_read_whole_in_every_epoch_and_then_renewed():
     assert np.any(pools[0] != pools[4])
     second_epoch = np.concatenate(seen[1:3])
     np.testing.assert_array_equal(np.sort(second_epoch, axis=0), np.sort(pools[0], axis=0))
+
+
+@pytest.mark.parametrize("reward", ["log_ratio", "probability"])
+def test_dense_values_equal_a_slow_sum(steps, initial, reward):
+    """Judge every prefix, clip, sum what is to come, and differentiate."""
+    state = begin(steps, initial, 2, ADVERSARIAL)
+    baseline = np.float32([0.4, 0.5, 0.6, 0.7])
+    state = state.replace(baseline=baseline)
+    batch = batch_of(3)
+    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
+    written = steps.write(state.generator.params, state.discriminator.params, batch, key,
+                          num_samples=3)  # fmt: skip
+    tokens = np.stack([written.tokens[b, b] for b in range(3)])
+    mask = np.stack([written.mask[b, b] for b in range(3)])
+    zs = noises(state, NOISE, batch["example_id"], range(3))
+
+    judge = lambda method, *args: steps.discriminator.apply(
+        {"params": on_device(state.discriminator.params)}, *args, method=method
+    )
+    memory = judge("encode", batch["source"], None)
+    prefixes = [np.float32(np.tile(np.arange(T) <= s, (3, 1))) for s in range(T)]
+    logits = np.stack([judge("sequence_score", memory, tokens, prefix) for prefix in prefixes], 1)
+    clip = float(np.median(np.abs(logits[mask > 0])))
+    values = np.zeros((3, T))
+    for b in range(3):
+        for s in range(int(mask[b].sum())):
+            logit = np.clip(logits[b, s], -clip, clip)
+            step_reward = logit if reward == "log_ratio" else 1 / (1 + np.exp(-logit))
+            for t in range(s + 1):
+                values[b, t] += 0.5 ** (s - t) * step_reward
+    options = {"values": "dense", "discount": 0.5, "reward_clip": clip, "reward": reward}
+    update = GeneratorUpdate(**CONSTANT, policy_gradient=2.0, baseline="position", **options)
+    chosen = phase("dense", update)
+
+    def slow(params):
+        surrogate = 0.0
+        for b in range(3):
+            count = int(mask[b].sum())
+            never = VOCABULARY.pad, VOCABULARY.bos
+            log_probs = sequence_log_prob(params, batch["source"][b], zs[b], tokens[b], never)
+            surrogate -= (log_probs * np.float32(values[b] - baseline))[:count].sum()
+        return 2.0 * surrogate / mask.sum()
+
+    grads = jax.grad(slow)(on_device(state.generator.params))
+    after, metrics = steps.train_step(on_device(state), batch, phase=chosen, network="generator")
+    assert_close(gradient(after.generator), grads)
+    np.testing.assert_allclose(
+        metrics["generator/reward"], (values * mask).sum() / mask.sum(), rtol=1e-4, atol=1e-6
+    )
+    assert_same(after.rollout, state.rollout)
+
+
+@pytest.fixture(scope="module")
+def windows():
+    judge = WindowDiscriminator(vocabulary_size=V, embedding_size=3, hidden_size=4)
+    return Steps(generator().clone(encoder=None), judge, VOCABULARY, T, clip=100.0)
+
+
+def without_sources(rows):
+    return batch_of(rows) | {"source": None}
+
+
+@pytest.mark.parametrize("per_step", [0.0, 0.4, 1.0])
+def test_each_member_learns_from_a_loss_of_its_own(windows, per_step):
+    update = DiscriminatorUpdate(**CONSTANT, per_step=per_step)
+    chosen, batch = phase("judge", None, update), without_sources(3)
+    initial = jax.device_get(windows.init(0, batch))
+    state = begin(windows, initial, 0, chosen)
+    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
+    written = windows.write(state.generator.params, state.discriminator.params, batch, key,
+                            num_samples=3)  # fmt: skip
+    fake = [np.stack([x[b, b] for b in range(3)]) for x in (written.tokens, written.mask)]
+    tokens = np.concatenate([batch["target"], fake[0]])
+    mask = np.concatenate([batch["mask"], fake[1]])
+    labels = np.repeat([0.9, 0.0], 3)
+    alone = windows.discriminator.clone(members=1)
+
+    def slow(params):
+        losses = []
+        for m in range(2):
+            own = jax.tree.map(lambda x, m=m: x[m : m + 1], params)
+            logits = alone.apply({"params": own}, None, None, tokens, mask)
+            cross = lambda x, y: jnp.log1p(jnp.exp(x)) - y * x
+            steps = (cross(logits, labels[:, None]) * mask).sum() / mask.sum()
+            whole = cross((logits * mask).sum(-1) / 3, labels).mean()
+            losses.append(per_step * steps + (1 - per_step) * whole)
+        return sum(losses) / 2
+
+    params = on_device(state.discriminator.params)
+    loss, grads = jax.value_and_grad(slow)(params)
+    whole = windows.discriminator.apply(
+        {"params": params}, None, tokens, mask, method="sequence_score"
+    )
+    after, metrics = windows.train_step(
+        on_device(state), batch, phase=chosen, network="discriminator"
+    )
+    np.testing.assert_allclose(metrics["discriminator/loss"], loss, rtol=1e-5)
+    assert_close(gradient(after.discriminator), grads)
+    for name, share in (("real", whole[:3] > 0), ("generated", whole[3:] < 0)):
+        np.testing.assert_allclose(metrics[f"discriminator/accuracy_{name}"], share.mean())
+
+
+def test_a_fresh_discriminator_in_every_cycle(windows):
+    """Two updates of each network a cycle: the new one comes at the third and the seventh."""
+    twice = CONSTANT | {"updates": 2}
+    old = DiscriminatorUpdate(**twice, per_step=1.0)
+    new = dataclasses.replace(old, fresh=True)
+    ours = GeneratorUpdate(**twice, mle=1.0)
+    fresh, plain = phase("fresh", ours, new), phase("plain", ours, old)
+    batch = without_sources(3)
+    state = begin(windows, jax.device_get(windows.init(0, batch)), 0, fresh)
+    count = lambda state: int(state.discriminator.optimizer[1].count)
+    drawn = []
+    for done in range(8):
+        network = fresh.network(done)
+        step = lambda chosen, state=state, network=network: jax.device_get(
+            windows.train_step(on_device(state), batch, phase=chosen, network=network)[0]
+        )
+        after = step(fresh)
+        assert_same(after, step(fresh))  # the state alone decides what is drawn
+        if done % 4 == 2:
+            assert count(after) == 1
+            key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), done)
+            params = windows.discriminator.init(
+                jax.random.fold_in(key, FRESH), None, None, batch["target"], batch["mask"]
+            )["params"]
+            drawn.append(jax.device_get(params))
+            # Adam's first update moves no parameter by more than the learning rate.
+            jax.tree.map(
+                lambda a, b: np.testing.assert_array_less(np.abs(a - b), 0.0101),
+                after.discriminator.params,
+                drawn[-1],
+            )
+        else:
+            # Another program, which may round otherwise; Adam's step would magnify that, its
+            # first moment doesn't.
+            assert_close(
+                after.discriminator.optimizer[1].mu, step(plain).discriminator.optimizer[1].mu
+            )
+            assert count(after) == count(state) + (network == "discriminator")
+        state = after
+    assert np.any(drawn[0]["kernel"] != drawn[1]["kernel"])
