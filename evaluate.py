@@ -21,6 +21,9 @@ NUM_NOISE = flags.DEFINE_integer(
 BEAM_SIZE = flags.DEFINE_integer(
     "beam_size", None, "Width of the beam search; 3 by default.", lower_bound=1
 )
+RERANK = flags.DEFINE_integer(
+    "rerank", 1, "Also judge the best of N times as many, by the discriminator.", lower_bound=1
+)
 LIMIT = flags.DEFINE_integer("limit", None, "Only so many sources.", lower_bound=2)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Sources at once.", lower_bound=2)
 SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal figures.")
@@ -38,6 +41,7 @@ def main(argv):
             num_samples=NUM_SAMPLES.value,
             num_noise=NUM_NOISE.value,
             beam_size=BEAM_SIZE.value,
+            rerank=RERANK.value,
             limit=LIMIT.value,
             seed=SEED.value,
             batch_size=BATCH_SIZE.value,

@@ -13,6 +13,9 @@ TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Below 1: more probable seq
 TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from the k most probable tokens; 0: from all.")
 TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most probable tokens of this mass.")
 BEAM_SIZE = flags.DEFINE_integer("beam_size", 0, "The N most probable sequences; 0: draw instead.")
+RERANK = flags.DEFINE_integer(
+    "rerank", 1, "Draw N times as many; the discriminator keeps the best.", lower_bound=1
+)
 PREFIX = flags.DEFINE_string("prefix", "", "How each sequence begins.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a phase's name.")
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "What to print.")
@@ -29,6 +32,7 @@ def main(argv):
             seed=SEED.value,
             truncation=Truncation(TEMPERATURE.value, TOP_K.value, TOP_P.value),
             beam_size=BEAM_SIZE.value,
+            rerank=RERANK.value,
             prefix=PREFIX.value,
             checkpoint=CHECKPOINT.value,
             output=FORMAT.value,

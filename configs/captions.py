@@ -73,15 +73,16 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
     # The image encoder learns which words belong where, at a tenth of a caption's cost.
     config.phases.pretrain_encoder = phase(
-        steps=3000,
+        steps=3500,
         batch_size=32,
         targets=5,
         select="nll",
         generator=generator_update(learning_rate=6e-3, warmup=100, decay=1.0, words=1.0),
     )
     config.phases.pretrain_generator = phase(
-        steps=12_000,
+        steps=8000,
         batch_size=32,
+        targets=2,
         evaluate_every=4000,
         select="nll",
         generator=generator_update(learning_rate=3e-3, warmup=200, decay=1.0, mle=1.0),

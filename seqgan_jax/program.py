@@ -273,6 +273,7 @@ def generate(
     seed: int,
     truncation: Truncation,
     beam_size: int,
+    rerank: int,
     prefix: str,
     checkpoint: str,
     output: str,
@@ -287,6 +288,7 @@ def generate(
       seed: of noise and samples.
       truncation: temperature and the like.
       beam_size: how many of the most probable sequences to search instead; 0 to draw.
+      rerank: how many times more sequences to draw and leave to the discriminator's choice.
       prefix: how each begins.
       checkpoint: 'last', 'best' or a phase's name.
       output: 'text' or 'json'.
@@ -295,6 +297,8 @@ def generate(
     for option, value in (("num_samples", num_samples), ("beam_size", beam_size + 1)):
         if value < 1:
             raise UserError(f"--{option}: must be positive")
+    if beam_size and rerank > 1:
+        raise UserError("--rerank: of no use to a beam search; leave out one of the two")
     compilation_cache()
     with Progress(quiet=True) as progress:
         run = Run(Path(workdir), None, progress)
@@ -315,7 +319,13 @@ def generate(
     else:
         truncation = truncation._replace(banned=task.banned)
         samples = held_out.write(
-            run.steps, state, [batch], num_samples=num_samples, truncation=truncation, **how
+            run.steps,
+            state,
+            [batch],
+            num_samples=num_samples,
+            truncation=truncation,
+            rerank=rerank,
+            **how,
         )
     written = list(zip(names, samples, strict=True))
     if output == "json":
@@ -344,6 +354,7 @@ def evaluate(
     num_samples: int | None,
     num_noise: int,
     beam_size: int | None,
+    rerank: int,
     limit: int | None,
     seed: int,
     batch_size: int,
@@ -358,6 +369,8 @@ def evaluate(
       num_samples: sequences for each source; None for the task's own number.
       num_noise: noise samples of the likelihood's bound.
       beam_size: width of the beam search; None for the usual one.
+      rerank: how many times more sequences to draw and leave to the discriminator's choice; 1 for
+        no such figures.
       limit: how many sources; None for all.
       seed: of noise and samples.
       batch_size: sources at once.
@@ -369,19 +382,29 @@ def evaluate(
         part = {"seed": seed, "batch_size": batch_size, "limit": limit}
         if beam_size and not run.task.beam:
             raise UserError(f"--beam_size: of no use to a model of {run.task.name}; leave it out")
+        if rerank > 1 and not run.task.beam:
+            raise UserError(f"--rerank: of no use to a model of {run.task.name}; leave it out")
         if swept:
-            for option, value in (("num_samples", num_samples), ("beam_size", beam_size)):
+            for option, value in (
+                ("num_samples", num_samples),
+                ("beam_size", beam_size),
+                ("rerank", rerank > 1),
+            ):
                 if value:
                     raise UserError(f"--{option}: of no use to a sweep; leave it out")
             lines = _sweep(run, split, checkpoints, part, progress)
         else:
             num_samples = num_samples or run.task.num_samples
             beam_size = beam_size or BEAM_SIZE
-            lines = _evaluate(run, split, checkpoints, part, num_samples, num_noise, beam_size)
+            lines = _evaluate(
+                run, split, checkpoints, part, num_samples, num_noise, beam_size, rerank
+            )
     print(*lines, f"written: {directory / 'evaluation.json'}", sep="\n")
 
 
-def _evaluate(run: Run, split, checkpoints, part, num_samples, num_noise, beam_size) -> list[str]:
+def _evaluate(
+    run: Run, split, checkpoints, part, num_samples, num_noise, beam_size, rerank
+) -> list[str]:
     columns = {}
     for which in checkpoints:
         state = run.restore(which)
@@ -397,6 +420,8 @@ def _evaluate(run: Run, split, checkpoints, part, num_samples, num_noise, beam_s
         )
         if run.task.beam:
             columns[which] |= _beam_figures(run, state, split, part, beam_size)
+        if rerank > 1:
+            columns[which] |= _reranked_figures(run, state, split, part, num_samples, rerank)
         name = "evaluation.json" if which == checkpoints[-1] else f"evaluation-{which}.json"
         path = run.workdir / name
         before = sweep.read(path)
@@ -412,6 +437,20 @@ def _evaluate(run: Run, split, checkpoints, part, num_samples, num_noise, beam_s
             sweep.write(path, before)
     others, lines = run.task.comparisons(split, len(written), num_samples)
     return [table(columns | others), *lines]
+
+
+def _reranked_figures(run: Run, state, split, part, num_samples, rerank):
+    size = {name: part[name] for name in ("batch_size", "limit")}
+    kept = held_out.write(
+        run.steps,
+        state,
+        run.task.sources(split, **size),
+        seed=part["seed"],
+        num_samples=num_samples,
+        rerank=rerank,
+    )
+    figures = run.task.evaluate(split, list(kept), None, thorough=False)
+    return {f"reranked_{name}": figure for name, figure in figures.items()}
 
 
 def _beam_figures(run: Run, state, split, part, beam_size):

@@ -280,6 +280,7 @@ def picture(tmp_path_factory):
         (["--top_k=-1"], ["--top_k"]),
         (["--num_samples=0"], ["--num_samples"]),
         (["--beam_size=-1"], ["--beam_size"]),
+        (["--beam_size=2", "--rerank=2"], ["--rerank", "beam search"]),
         (["--prefix=two zyzzyvas"], ["--prefix=two zyzzyvas", "doesn't know"]),
         (["--prefix=one red cross one"], ["--prefix", "4 tokens"]),
         (["--checkpoint=middle"], ["--checkpoint=middle", "last, best, adversarial"]),
@@ -324,6 +325,18 @@ def test_generate_writes_what_was_asked_for(call, scenes_run, picture, tmp_path)
     assert not list(lines)
 
 
+def test_reranking_keeps_what_the_discriminator_likes(call, scenes_run, picture):
+    arguments = [f"--workdir={scenes_run}", f"--image={picture}", "--format=json"]
+    captions = {}
+    for name, more in (("all", ["--num_samples=6"]), ("best", ["--num_samples=2", "--rerank=3"])):
+        status, found, _ = call("generate", *arguments, *more)
+        assert status == 0
+        captions[name] = json.loads(found)[0]["captions"]
+    best = sorted(captions["all"], key=lambda caption: -caption["score"])[:2]
+    key = lambda caption: caption["score"]
+    assert sorted(captions["best"], key=key) == sorted(best, key=key)
+
+
 def test_beams_come_in_order(call, scenes_run, picture):
     arguments = [f"--workdir={scenes_run}", f"--image={picture}", "--beam_size=3", "--format=json"]
     _, found, _ = call("generate", *arguments)
@@ -336,11 +349,12 @@ def test_beams_come_in_order(call, scenes_run, picture):
 def test_evaluate_writes_every_figure(call, finished_run, tmp_path):
     shutil.copytree(finished_run, tmp_path / "run")
     arguments = [f"--workdir={tmp_path / 'run'}", "--num_samples=2", "--num_noise=2"]
-    arguments += ["--batch_size=4", "--checkpoint=pretrain_generator,last"]
+    arguments += ["--batch_size=4", "--checkpoint=pretrain_generator,last", "--rerank=2"]
     status, text, _ = call("evaluate", *arguments)
     assert status == 0
     wanted = {"nll", "nll_shuffled", "bleu_4", "rouge_l", "chrf", "cider_d", "self_bleu_4"}
     wanted |= {"distinct_1", "vocabulary_used", "novel_captions", "discriminator_accuracy"}
+    wanted |= {"reranked_cider_d", "reranked_self_bleu_4", "reranked_distinct_captions"}
     for name, which in (
         ("evaluation-pretrain_generator", "pretrain_generator"),
         ("evaluation", "last"),
@@ -441,6 +455,7 @@ def test_the_oracle_is_evaluated_and_swept(call, refused, oracle_run, tmp_path):
 def test_what_a_task_has_no_use_for_is_refused(refused, oracle_run, scenes_run):
     run = f"--workdir={oracle_run}"
     refused(["--beam_size", "model of oracle"], "evaluate", run, "--beam_size=2")
+    refused(["--rerank", "model of oracle"], "evaluate", run, "--rerank=2")
     refused(["--num_samples", "sweep"], "evaluate", run, "--sweep=temperature", "--num_samples=2")
     refused(["--sweep", "captions"], "evaluate", f"--workdir={scenes_run}", "--sweep=temperature")
 

@@ -36,8 +36,13 @@ def write(
     num_samples: int,
     truncation: Truncation = Truncation(),  # noqa: B008
     forced: tuple[int, ...] = (),
+    rerank: int = 1,
 ) -> Iterator[Sample]:
-    """Samples `num_samples` sequences for every source that isn't a filler row, in order."""
+    """Samples `num_samples` sequences for every source that isn't a filler row, in order.
+
+    With `rerank` that many times more are drawn, of which those stay that the discriminator scores
+    highest, in the order in which they were drawn.
+    """
     for batch in batches:
         written = jax.device_get(
             steps.write(
@@ -45,13 +50,15 @@ def write(
                 state.discriminator.params,
                 _arrays(batch),
                 jax.random.key(seed),
-                num_samples=num_samples,
+                num_samples=num_samples * rerank,
                 truncation=truncation,
                 forced=forced,
             )
         )
         log_probs = written.log_probs.sum(-1)
-        yield from _samples(batch, written.tokens, written.mask, log_probs, written.scores)
+        for sample in _samples(batch, written.tokens, written.mask, log_probs, written.scores):
+            kept = np.sort(np.argsort(-sample.scores, kind="stable")[:num_samples])
+            yield Sample(*(x[kept] for x in sample))
 
 
 def search(

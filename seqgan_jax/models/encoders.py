@@ -1,12 +1,10 @@
 """Source encoders: a source -> a memory of positions and a summary vector."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 
@@ -49,27 +47,13 @@ class ConvolutionalEncoder(nn.Module):
                 x = x + convolve(x, channels, 1)
         for _ in range(self.blocks):
             x = x + convolve(x, self.channels[-1], 1)
-        height, width = x.shape[1:3]
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         grid = nn.Dense(self.size)(x) + self.param(
-            "position", functools.partial(_ramps, height, width), (x.shape[1], self.size)
+            "position", nn.initializers.normal(0.5), (x.shape[1], self.size)
         )
         grid = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(grid))
         summary = nn.Dense(self.size)(grid.reshape(grid.shape[0], -1))
         return grid, jnp.tanh(summary)
-
-
-def _ramps(height: int, width: int, key: chex.PRNGKey, shape: tuple[int, ...]) -> chex.Array:
-    """Vectors that tell positions apart, [height width, F], close in the grid where close in space.
-
-    Two random directions times the row and the column, so that where something stands relative to
-    another is linear in them from the start, and a little noise.
-    """
-    rows, columns = (jnp.linspace(-1.7, 1.7, n) for n in (height, width))
-    place = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
-    ours, theirs = jax.random.split(key)
-    directions = 0.5 * jax.random.normal(ours, (2, shape[1]))
-    return place @ directions + 0.1 * jax.random.normal(theirs, shape)
 
 
 class FeatureEncoder(nn.Module):

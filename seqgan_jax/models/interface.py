@@ -85,6 +85,12 @@ class Discriminator(Protocol):
     def readout(self, features: chex.Array, mask: chex.Array) -> chex.Array:
         """Features of whole sequences [B, T, U], mask [B, T] -> logits of the sequences, [B]."""
 
+    def features(self, memory: Any, tokens: chex.Array, *, train: bool) -> chex.Array:
+        """The features of every step of whole sequences, [B, T, U]; only where `dense` is true."""
+
+    def dense_readout(self, features: chex.Array, mask: chex.Array) -> chex.Array:
+        """Features -> the logit of every prefix, [B, T]; only where `dense` is true."""
+
     def score(
         self, memory: Any, tokens: chex.Array, mask: chex.Array, *, train: bool
     ) -> chex.Array:

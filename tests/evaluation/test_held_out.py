@@ -166,6 +166,23 @@ def test_write_gives_each_real_row_once():
     np.testing.assert_allclose(found[0].scores, scipy.special.expit([2.0] * 3))
 
 
+def test_reranking_keeps_the_highest_scores_in_the_order_of_the_draws():
+    scores = np.array([[0.3, -1.0, 2.0, 0.5, 2.0, -3.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
+
+    class Writer:
+        def write(self, generator, discriminator, batch, key, *, num_samples, **_):
+            assert num_samples == 6
+            tokens = np.broadcast_to(np.arange(6)[:, None], (2, 6, T))
+            return held_out.Sample(tokens, tokens >= 0, -tokens.astype(np.float32), scores)
+
+    batches = list(pairs([2], 2, captions=1))
+    found = list(held_out.write(Writer(), state_of(None), batches, seed=0, num_samples=2, rerank=3))
+    for sample, kept in zip(found, ([2, 4], [4, 5]), strict=True):
+        np.testing.assert_array_equal(sample.tokens[:, 0], kept)
+        np.testing.assert_array_equal(sample.log_probs, -T * np.array(kept))
+    np.testing.assert_allclose(found[1].scores, scipy.special.expit([5.0, 6.0]))
+
+
 def network(noise_size):
     net = LSTMGenerator(
         vocabulary_size=V,
