@@ -424,7 +424,6 @@ def _evaluate(
             columns[which] |= _reranked_figures(run, state, split, part, num_samples, rerank)
         name = "evaluation.json" if which == checkpoints[-1] else f"evaluation-{which}.json"
         path = run.workdir / name
-        before = sweep.read(path)
         write_evaluation(
             path,
             task=run.config.task,
@@ -432,9 +431,8 @@ def _evaluate(
             checkpoint=which,
             seed=part["seed"],
             metrics=columns[which],
+            sweep=sweep.read(path),
         )
-        if before is not None:
-            sweep.write(path, before)
     others, lines = run.task.comparisons(split, len(written), num_samples)
     return [table(columns | others), *lines]
 

@@ -50,28 +50,36 @@ def write_evaluation(
     checkpoint: str,
     seed: int,
     metrics: Mapping[str, Metric],
+    sweep: Mapping | None = None,
 ) -> None:
     """Writes `{task, split, checkpoint, seed, metrics: {name: {value, stderr, n, unit}}}` as JSON.
 
     Metrics are sorted by name, so that two files compare line by line. A figure that isn't finite
-    is written as null, since JSON has no NaN. The file appears whole or not at all.
+    is written as null, since JSON has no NaN. The file appears whole or not at all. A sweep, see
+    `evaluation.sweep`, stands under a key of its own.
 
     Raises:
       UserError: `path` can't be written.
     """
-    path = Path(path)
-    text = json.dumps(
-        {
-            "task": task,
-            "split": split,
-            "checkpoint": checkpoint,
-            "seed": int(seed),
-            "metrics": {name: _plain(metrics[name]) for name in sorted(metrics)},
-        },
-        indent=2,
-        ensure_ascii=False,
-        allow_nan=False,
-    )
+    content = {
+        "task": task,
+        "split": split,
+        "checkpoint": checkpoint,
+        "seed": int(seed),
+        "metrics": plain(metrics),
+    }
+    if sweep is not None:
+        content["sweep"] = sweep
+    write_json(Path(path), content)
+
+
+def write_json(path: Path, content: Mapping) -> None:
+    """Writes JSON, whole or not at all.
+
+    Raises:
+      UserError: `path` can't be written.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     try:
         with replace_file(path) as file:
             file.write(text.encode() + b"\n")
@@ -81,13 +89,17 @@ def write_evaluation(
         ) from error
 
 
-def _plain(metric: Metric) -> dict:
+def plain(metrics: Mapping[str, Metric]) -> dict[str, dict]:
+    """Metrics for JSON, by name in order; a figure that isn't finite is None."""
     finite = lambda x: float(x) if x is not None and math.isfinite(x) else None
     return {
-        "value": finite(metric.value),
-        "stderr": finite(metric.stderr),
-        "n": int(metric.n),
-        "unit": metric.unit,
+        name: {
+            "value": finite(metrics[name].value),
+            "stderr": finite(metrics[name].stderr),
+            "n": int(metrics[name].n),
+            "unit": metrics[name].unit,
+        }
+        for name in sorted(metrics)
     }
 
 

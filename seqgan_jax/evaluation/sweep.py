@@ -5,10 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import densities
-from seqgan_jax.evaluation.report import Metric, table
-from seqgan_jax.files import replace_file
+from seqgan_jax.evaluation.report import Metric, plain, table, write_json
 
 # Figures by name, at each temperature, lowest first.
 Points = Mapping[float, Mapping[str, Metric]]
@@ -99,23 +97,13 @@ def entry(
             name: {
                 "step": steps[name],
                 "points": [
-                    {
-                        "temperature": t,
-                        "metrics": {key: _plain(figures[key]) for key in sorted(figures)},
-                    }
-                    for t, figures in points.items()
+                    {"temperature": t, "metrics": plain(figures)} for t, figures in points.items()
                 ],
             }
             for name, points in curves.items()
         },
         "comparisons": comparisons(curves, axes),
     }
-
-
-def _plain(metric: Metric) -> dict:
-    """JSON has no infinity."""
-    finite = lambda x: x if not isinstance(x, float) or math.isfinite(x) else None
-    return {key: finite(value) for key, value in metric._asdict().items()}
 
 
 def read(path: Path) -> dict | None:
@@ -129,14 +117,7 @@ def write(path: Path, sweep: dict) -> None:
     Raises:
       UserError: `path` can't be written.
     """
-    text = json.dumps(_content(path) | {"sweep": sweep}, indent=2, ensure_ascii=False)
-    try:
-        with replace_file(path) as file:
-            file.write(text.encode() + b"\n")
-    except OSError as error:
-        raise UserError(
-            f"{path}: can't be written ({error.strerror}); choose a writable directory"
-        ) from error
+    write_json(path, _content(path) | {"sweep": sweep})
 
 
 def _content(path: Path) -> dict:
