@@ -96,7 +96,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
 
     config.logging = ml_collections.ConfigDict()
-    config.logging.every = 1  # rounds
+    config.logging.every = 100
     config.logging.checkpoint_every = 500
 
     config.evaluation = ml_collections.ConfigDict()
@@ -168,8 +168,8 @@ def _paper(config):
         ),
         discriminator=discriminator,
     )
-    config.logging.every = 20
-    config.logging.checkpoint_every = 5 * rounds
+    config.logging.every = 300
+    config.logging.checkpoint_every = rounds
 
 
 def _smoke(config):

@@ -166,7 +166,7 @@ class Loop:
             scalars = {name: float(x) for name, x in jax.device_get(scalars).items()}
             tokens = phase.sources(network) * phase.targets * self.task.length
             self.progress.update(done, {name: scalars[name] for name in _headline(scalars)}, tokens)
-            if (done - 1) // cycle % self.config.logging.every == 0 or ended:
+            if phase.first_in_window(done - 1, self.config.logging.every) or ended:
                 log.scalars(step, phase.name, scalars)
             score = None
             due = done % phase.evaluate_every == 0 or ended

@@ -159,6 +159,18 @@ class Phase:
         ours = self.generator.updates if self.generator else 0
         return "generator" if phase_step % self.cycle < ours else "discriminator"
 
+    def first_in_window(self, phase_step: int, size: int) -> bool:
+        """Whether step `phase_step` is its network's first in a window of `size` steps.
+
+        Such steps are logged: at most one in `size` of either network, and one at least of each of
+        its turns where the other's turns are longer than that.
+        """
+        network = self.network(phase_step)
+        ours = getattr(self, network).updates
+        within = phase_step % self.cycle - (self.cycle - ours) * (network == "discriminator")
+        previous = phase_step - 1 - (0 if within else self.cycle - ours)
+        return previous < phase_step - phase_step % size
+
 
 def _update(kind: type, options: ml_collections.ConfigDict, where: str) -> Update | None:
     update = kind(**options)

@@ -150,3 +150,10 @@ def test_networks_take_turns(ours, theirs):
         turns = [phase.network(step) == network for step in range(12)]
         before = [phase.updates_before(network, step) for step in range(12)]
         np.testing.assert_array_equal(before, np.cumsum(turns) - turns)
+    for size in (1, 2, 5):
+        for network in phase.networks:
+            updated = [step for step in range(12) if phase.network(step) == network]
+            # The first of each window, found by looking at the windows one by one.
+            windows = {step // size: step for step in reversed(updated)}
+            found = [step for step in updated if phase.first_in_window(step, size)]
+            assert found == sorted(windows.values())
