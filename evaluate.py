@@ -1,10 +1,15 @@
-"""Judges a trained model on held-out data: python evaluate.py --workdir=RUN --split=test"""
+"""Judges a trained model on held-out data, or anybody's samples beside real text.
+
+python evaluate.py --workdir=RUN --split=test
+python evaluate.py --samples=FILE --references=FILE
+python evaluate.py --compare A B C [--references=FILE]
+"""
 
 from absl import app, flags
 
 from seqgan_jax import program
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
 SPLIT = flags.DEFINE_string("split", "test", "Which held-out data.")
 CHECKPOINT = flags.DEFINE_list(
     "checkpoint", ["last"], "last, best or phases' names; several are shown side by side."
@@ -29,22 +34,52 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Sources at once.", lower_b
 SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal figures.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")
 
+SAMPLES = flags.DEFINE_string(
+    "samples", None, "A file of samples, one a line (.jsonl: one JSON string a line; also .gz)."
+)
+COMPARE = flags.DEFINE_list(
+    "compare", [], "Runs, or files of samples, to set side by side: --compare A B C"
+)
+REFERENCES = flags.DEFINE_string("references", None, "A file of real text kept out of training.")
+TRAINING = flags.DEFINE_string("training", None, "A file of the training text, for novelty.")
+TOKENIZER = flags.DEFINE_enum(
+    "tokenizer", "word", ["word", "whitespace", "character"], "What a token of a line is."
+)
+EMBEDDER = flags.DEFINE_string(
+    "embedder", None, "Sentences as vectors: wordllama, lsa or package.module:function."
+)
+CALIBRATE = flags.DEFINE_bool(
+    "calibrate", True, "Judge half of the references like samples, against the other half."
+)
+OUTPUT = flags.DEFINE_string("output", None, "The JSON file to write; --compare: comparison.json.")
+
 
 def main(argv):
-    del argv
     program.main(
-        lambda: program.evaluate(
+        lambda: program.evaluate_or_compare(
             WORKDIR.value,
-            split=SPLIT.value,
-            checkpoints=CHECKPOINT.value,
+            SAMPLES.value,
+            [*COMPARE.value, *argv[1:]],
+            run={
+                "split": SPLIT.value,
+                "checkpoints": CHECKPOINT.value,
+                "num_samples": NUM_SAMPLES.value,
+                "num_noise": NUM_NOISE.value,
+                "beam_size": BEAM_SIZE.value,
+                "rerank": RERANK.value,
+                "limit": LIMIT.value,
+                "batch_size": BATCH_SIZE.value,
+            },
+            text={
+                "references": REFERENCES.value,
+                "training": TRAINING.value,
+                "tokenizer": TOKENIZER.value,
+                "embedder": EMBEDDER.value,
+                "calibrate": CALIBRATE.value,
+            },
             swept=SWEEP.value,
-            num_samples=NUM_SAMPLES.value,
-            num_noise=NUM_NOISE.value,
-            beam_size=BEAM_SIZE.value,
-            rerank=RERANK.value,
-            limit=LIMIT.value,
             seed=SEED.value,
-            batch_size=BATCH_SIZE.value,
+            output=OUTPUT.value,
         ),
         debug=DEBUG.value,
     )
