@@ -7,6 +7,8 @@ from seqgan_jax.core.sampling import Truncation
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 IMAGE = flags.DEFINE_multi_string("image", None, "For captions: an image, or a folder of them.")
+TEXT = flags.DEFINE_multi_string("text", None, "For translation: a text.")
+INPUT = flags.DEFINE_string("input", None, "A file of sources: lines, -: standard input, or .npz.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 5, "Sequences for each source.")
 SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal sequences.")
 TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Below 1: more probable sequences.")
@@ -17,8 +19,11 @@ RERANK = flags.DEFINE_integer(
     "rerank", 1, "Draw N times as many; the discriminator keeps the best.", lower_bound=1
 )
 PREFIX = flags.DEFINE_string("prefix", "", "How each sequence begins.")
+LENGTH = flags.DEFINE_integer("length", None, "Most tokens of a sequence, its end included.")
+BAN = flags.DEFINE_list("ban", [], "Tokens that are never written, with commas between.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a phase's name.")
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "What to print.")
+OUTPUT = flags.DEFINE_string("output", None, "Write to this file instead of printing.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")
 
 
@@ -27,15 +32,18 @@ def main(argv):
     program.main(
         lambda: program.generate(
             WORKDIR.value,
-            {"image": IMAGE.value},
+            {"image": IMAGE.value, "text": TEXT.value, "input": INPUT.value},
             num_samples=NUM_SAMPLES.value,
             seed=SEED.value,
             truncation=Truncation(TEMPERATURE.value, TOP_K.value, TOP_P.value),
             beam_size=BEAM_SIZE.value,
             rerank=RERANK.value,
             prefix=PREFIX.value,
+            length=LENGTH.value,
+            banned=BAN.value,
             checkpoint=CHECKPOINT.value,
-            output=FORMAT.value,
+            form=FORMAT.value,
+            output=OUTPUT.value,
         ),
         debug=DEBUG.value,
     )

@@ -1,13 +1,14 @@
-"""Text <-> tokens: words, characters, or SentencePiece subwords."""
+"""Text <-> tokens: words, characters, SentencePiece subwords, or what a pattern matches."""
 
 import base64
 import collections
+import functools
 import hashlib
 import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import sentencepiece
@@ -16,7 +17,8 @@ from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.errors import UserError
 from seqgan_jax.files import replace_file
 
-KINDS = ("word", "character", "sentencepiece")
+KINDS = ("word", "character", "sentencepiece", "regex:PATTERN")
+REGEX = "regex:"
 PAD, BOS, EOS, UNK = range(4)
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 FILE = "codec.json"
@@ -61,17 +63,34 @@ def _joins(chunk: str, i: int) -> bool:
     return chunk[i] in "'’-_" and not _is_mark(before) and not _is_mark(after)
 
 
+def split_matches(pattern: re.Pattern, text: str) -> list[str]:
+    """The matches of a pattern that aren't empty, and the words that lie between them.
+
+    So nothing but white space is ever lost: what the pattern should have matched and didn't is
+    among the tokens.
+    """
+    tokens, end = [], 0
+    for match in pattern.finditer(text):
+        if match.end() > match.start():
+            tokens += text[end : match.start()].split()
+            tokens.append(match.group())
+            end = match.end()
+    return tokens + text[end:].split()
+
+
 class TextCodec:
     """A text's tokens, by a vocabulary fitted to a corpus.
 
-    Ids 0 to 3 are padding, beginning, end and unknown; the others are words, characters or
-    SentencePiece pieces (Kudo and Richardson 2018, arXiv:1808.06226; unigram model).
+    Ids 0 to 3 are padding, beginning, end and unknown; the others are words, characters,
+    SentencePiece pieces (Kudo and Richardson 2018, arXiv:1808.06226; unigram model) or a pattern's
+    matches, see `split_matches`.
 
     Attributes:
-      kind: 'word', 'character' or 'sentencepiece'.
+      kind: 'word', 'character', 'sentencepiece' or 'regex:PATTERN'.
       lowercase: whether text is lower-cased first.
       tokens: every token as a string to show, by id.
       vocabulary: what the networks need to know.
+      spaced: whether tokens are joined by spaces; of no meaning for SentencePiece.
       dropped: how many different words (or characters) of the corpus are not in the vocabulary.
     """
 
@@ -83,6 +102,7 @@ class TextCodec:
         lowercase: bool = False,
         dropped: int = 0,
         model: bytes | None = None,
+        spaced: bool = True,
     ):
         self.kind = kind
         self.lowercase = lowercase
@@ -90,6 +110,8 @@ class TextCodec:
         self.dropped = dropped
         self.vocabulary = Vocabulary(size=len(self.tokens), bos=BOS, pad=PAD, eos=EOS)
         self._ids = {token: i for i, token in enumerate(self.tokens)}
+        self.spaced = spaced
+        self._split = _splitter(kind)
         self._model = model
         if model is not None:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -111,6 +133,8 @@ class TextCodec:
           texts: the training texts.
           kind: 'word': the most frequent words, equally frequent ones in alphabetical order.
             'character': all characters, any script. 'sentencepiece': pieces of words.
+            'regex:PATTERN': the most frequent matches; when decoded they are joined by spaces if
+            white space stands between any two of the corpus.
           max_size: the largest number of tokens, the four special ones included; for
             'sentencepiece' the exact number. None sets no limit (not for 'sentencepiece').
           min_count: a word or character seen less often is unknown. Not for 'sentencepiece'.
@@ -118,13 +142,11 @@ class TextCodec:
           lowercase: whether to lower-case all text.
 
         Raises:
-          UserError: for an empty corpus, an unknown kind, or more characters than `max_size`, or
-            a number of pieces that the corpus can't give.
+          UserError: for an empty corpus, an unknown kind, a pattern that is no regular expression
+            or matches nothing, more characters than `max_size`, or a number of pieces that the
+            corpus can't give.
         """
-        if kind not in KINDS:
-            raise UserError(
-                f"config.codec.kind: no codec '{kind}'; choose one of {', '.join(KINDS)}"
-            )
+        split = _splitter(kind)
         if max_size is not None and max_size <= len(SPECIAL):
             raise UserError(
                 f"config.codec.max_size: {max_size} leaves no room for a word beside the "
@@ -134,12 +156,21 @@ class TextCodec:
         if kind == "sentencepiece":
             return cls._fit_sentencepiece(normalised, max_size, seed, lowercase)
 
-        split = split_words if kind == "word" else list
         counts = collections.Counter()
+        spaced = matched = False
         for text in normalised:
-            counts.update(split(text))
+            tokens = split(text)
+            counts.update(tokens)
+            if kind.startswith(REGEX):
+                spaced = spaced or "".join(tokens).split() != text.split()
+                matches = re.finditer(kind.removeprefix(REGEX), text)
+                matched = matched or any(match.group() for match in matches)
         if not counts:
             raise UserError("the training texts are all empty: no vocabulary can be built")
+        if kind.startswith(REGEX) and not matched:
+            raise UserError(
+                f"config.codec.kind: {kind} matches nothing in the training texts; mend the pattern"
+            )
         kept = [token for token, count in counts.items() if count >= min_count]
         if not kept:
             raise UserError(
@@ -156,7 +187,8 @@ class TextCodec:
                 )
             kept = kept[: max_size - len(SPECIAL)]
         dropped = len(counts) - len(kept)
-        return cls(kind, [*SPECIAL, *kept], lowercase=lowercase, dropped=dropped)
+        spaced = kind == "word" or spaced
+        return cls(kind, [*SPECIAL, *kept], lowercase=lowercase, dropped=dropped, spaced=spaced)
 
     @classmethod
     def _fit_sentencepiece(cls, texts, max_size, seed, lowercase):
@@ -175,6 +207,9 @@ class TextCodec:
                 normalization_rule_name="identity",
                 input_sentence_size=1_000_000,
                 max_sentence_length=1 << 16,
+                # Its default leaves rare letters unknown, and an unknown one can't be written.
+                character_coverage=1.0,
+                split_digits=True,
                 num_threads=4,  # fixed: the pieces must not depend on the machine
                 pad_id=PAD,
                 bos_id=BOS,
@@ -199,6 +234,12 @@ class TextCodec:
         tokens = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
         return cls("sentencepiece", tokens, lowercase=lowercase, model=model)
 
+    @property
+    def identity(self) -> list:
+        """What decides where a text is split; two codecs alike in it split all texts alike."""
+        model = self._model and hashlib.sha256(self._model).hexdigest()
+        return [self.kind, self.lowercase, model]
+
     def normalise(self, text: str) -> str:
         """The text that `decode(encode(text))` gives back where no token is unknown.
 
@@ -206,16 +247,22 @@ class TextCodec:
         too knows white space only as single spaces.
         """
         text = _normalise(text, self.kind, self.lowercase)
-        return " ".join(split_words(text)) if self.kind == "word" else text
+        return text if self.kind == "sentencepiece" else self._join(self._split(text))
+
+    def split(self, text: str) -> list[str]:
+        """The text's tokens as strings, also those that the vocabulary doesn't have."""
+        text = _normalise(text, self.kind, self.lowercase)
+        if self.kind == "sentencepiece":
+            return self._pieces.encode(text, out_type=str)
+        return self._split(text)
 
     def encode(self, text: str) -> list[int]:
         """The text's token ids, ending with the end token; no beginning token."""
-        text = _normalise(text, self.kind, self.lowercase)
         if self.kind == "sentencepiece":
+            text = _normalise(text, self.kind, self.lowercase)
             return [*self._pieces.encode(text), EOS]
-        tokens = split_words(text) if self.kind == "word" else text
         get = self._ids.get
-        return [*(get(token, UNK) for token in tokens), EOS]
+        return [*(get(token, UNK) for token in self.split(text)), EOS]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids up to the first end token; padding and beginnings are skipped."""
@@ -227,8 +274,10 @@ class TextCodec:
                 kept.append(i)
         if self.kind == "sentencepiece":
             return self._pieces.decode(kept)
-        separator = " " if self.kind == "word" else ""
-        return separator.join(self.tokens[i] for i in kept)
+        return self._join(self.tokens[i] for i in kept)
+
+    def _join(self, tokens: Iterable[str]) -> str:
+        return (" " if self.spaced else "").join(tokens)
 
     def save(self, directory: str | Path) -> None:
         """Writes `codec.json` in a directory, which is made if need be."""
@@ -236,6 +285,7 @@ class TextCodec:
             "kind": self.kind,
             "lowercase": self.lowercase,
             "dropped": self.dropped,
+            "spaced": self.spaced,
             "tokens": self.tokens,
             "model": self._model and base64.b64encode(self._model).decode(),
         }
@@ -263,6 +313,22 @@ class TextCodec:
             raise UserError(f"{path}: the codec file is damaged; restore it from a copy")
         model = content.pop("model")
         return cls(**content, model=model and base64.b64decode(model))
+
+
+def _splitter(kind: str) -> Callable[[str], list[str]]:
+    """What splits a text into tokens; for SentencePiece, whose model does it, nothing of use."""
+    if kind.startswith(REGEX):
+        try:
+            pattern = re.compile(kind.removeprefix(REGEX))
+        except re.error as error:
+            raise UserError(
+                f"config.codec.kind: {kind} is no regular expression ({error}); mend it"
+            ) from error
+        return functools.partial(split_matches, pattern)
+    known = {"word": split_words, "character": list, "sentencepiece": list}
+    if kind not in known:
+        raise UserError(f"config.codec.kind: no codec '{kind}'; choose one of {', '.join(KINDS)}")
+    return known[kind]
 
 
 def _normalise(text: str, kind: str, lowercase: bool) -> str:

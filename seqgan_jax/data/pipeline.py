@@ -3,7 +3,8 @@
 A batch is a dictionary of NumPy arrays, B rows each:
   source: [B, ...] what the network sees (an array, or a pytree of arrays, or None where there is
     nothing but targets);
-  source_mask: None, since every source of a data set has the same length here;
+  source_mask: [B, S] float32, 1 for a source's own positions, where an example has such a mask;
+    otherwise None, since all sources have one length;
   target: [B, T] int32, tokens, the end token, padding; a longer text is cut at T without end;
   mask: [B, T] float32, 1 for tokens and the end token;
   example_id: [B] int32, the image's number;
@@ -11,6 +12,9 @@ A batch is a dictionary of NumPy arrays, B rows each:
 
 Training batches may hold R targets for each source, which is then encoded once for all of them:
 target and mask are [B R, T], source-major.
+
+Batches of examples of nearly equal lengths hold little padding. Buckets are the lengths that such
+batches may have: a compiled step serves one of them each, so there are only a few.
 """
 
 import functools
@@ -27,6 +31,9 @@ from seqgan_jax.errors import UserError
 # Read ahead in threads: sources release the interpreter or are cheap, and worker processes would
 # each hold a copy of what the source holds.
 READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+# Batches among whose examples those of equal length are found. More leave less padding, and read
+# farther ahead.
+WINDOW = 64
 
 
 def caption_counts(source: CaptionSource) -> np.ndarray:
@@ -43,6 +50,7 @@ def training_batches(
     seed: int,
     start: int = 0,
     targets: int = 1,
+    buckets: Sequence[int] = (),
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict]:
@@ -62,6 +70,10 @@ def training_batches(
       seed: of the order, any non-negative integer.
       start: number of the first batch; to resume, the number of batches already used.
       targets: R, captions for each image.
+      buckets: lengths in ascending order. Within windows of 64 batches, examples are then grouped
+        by their longer side (the source, if it has a mask, or a target), and a batch is cut to the
+        smallest bucket that holds it; if there is none, it stays as it is. The batches of a
+        window come in random order.
       process_index: this process, which gets a contiguous block of each batch's rows.
       process_count: number of processes.
 
@@ -75,13 +87,28 @@ def training_batches(
             f"{process_count} processes; set a multiple of that"
         )
     rows = batch_size // process_count
-    examples = _Unlimited(source) if source.unlimited else _Epochs(source, seed, targets)
+    if source.unlimited:
+        examples = _Unlimited(source)
+    elif getattr(source, "single", False):
+        examples = _Singles(source, seed, targets)
+    else:
+        examples = _Epochs(source, seed, targets)
     if not len(examples):
         raise UserError("config.data: the training set is empty")
     if len(examples) < batch_size:
         raise UserError(
             f"config.phases.*.batch_size: {batch_size} is more than the {len(examples)} "
             "examples of the training set; set it lower"
+        )
+    if buckets:
+        examples = _Grouped(
+            examples,
+            codec,
+            length=length,
+            batch_size=batch_size,
+            targets=targets,
+            seed=seed,
+            buckets=buckets,
         )
     batches = _Batches(
         examples,
@@ -189,6 +216,129 @@ class _Epochs:
         return np.argsort(bits.random_raw(len(self)), kind="stable")
 
 
+class _Singles:
+    """As `_Epochs`, of a source all of whose examples have one caption each, in constant memory.
+
+    A source says so by a true `single`. Nothing is counted, and no order is held.
+    """
+
+    def __init__(self, source: CaptionSource, seed: int, targets: int):
+        self._source = source
+        self._seed = seed
+        self._targets = targets
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, n: int) -> tuple[dict, Sequence[str]]:
+        epoch, place = divmod(n, len(self))
+        example = self._source[permuted(place, len(self), _mixed(_mixed(self._seed) + epoch))]
+        return example, example["captions"] * self._targets
+
+
+def permuted(place: int, count: int, key: int) -> int:
+    """What stands at a place of a permutation of 0 .. count - 1 that `key`, of 64 bits, chooses.
+
+    A Feistel network on the smallest even number of bits that hold `count`, walked along until it
+    falls below `count` again (Black and Rogaway, 2002, "Ciphers with arbitrary finite domains").
+    """
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    low = (1 << half) - 1
+    while True:
+        left, right = divmod(place, 1 << half)
+        for turn in range(_ROUNDS):
+            left, right = right, left ^ (_mixed(right ^ key ^ turn << 56) & low)
+        place = left << half | right
+        if place < count:
+            return place
+
+
+_ROUNDS = 6
+
+
+def _mixed(x: int) -> int:
+    """64 bits of which each depends on all bits of x (the finaliser of SplitMix64)."""
+    most = 2**64 - 1
+    x = (x + 0x9E3779B97F4A7C15) & most
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & most
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & most
+    return x ^ x >> 31
+
+
+class _Grouped:
+    """Examples reordered within windows, so that those of a batch are of nearly equal lengths."""
+
+    def __init__(self, examples, codec, *, length, batch_size, targets, seed, buckets):
+        self._examples = examples
+        self._codec = codec
+        self._length = length
+        self._batch_size = batch_size
+        self._targets = targets
+        self._seed = seed
+        self._buckets = buckets
+        self._window = functools.lru_cache(maxsize=2)(self._read)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, n: int) -> tuple[dict, Sequence[str]]:
+        window, place = divmod(n, WINDOW * self._batch_size)
+        return self._window(window)[0][place]
+
+    def bucket(self, k: int) -> int | None:
+        """The length to cut batch k to, or None where none will do."""
+        window, place = divmod(k, WINDOW)
+        longest = self._window(window)[1][place]
+        return next((size for size in self._buckets if size >= longest), None)
+
+    def _read(self, window: int) -> tuple[list, np.ndarray]:
+        """The examples of a window in their order, and the longest of each of its batches."""
+        size = WINDOW * self._batch_size
+        examples = [self._examples[n] for n in range(window * size, (window + 1) * size)]
+        lengths = np.array([self._longer_side(*example) for example in examples])
+        order = np.argsort(lengths, kind="stable").reshape(WINDOW, self._batch_size)
+        bits = np.random.PCG64(np.random.SeedSequence([self._seed, window, 1]))
+        order = order[np.argsort(bits.random_raw(WINDOW), kind="stable")]
+        return [examples[i] for i in order.flat], lengths[order].max(1)
+
+    def _longer_side(self, example: dict, captions: Sequence[str]) -> int:
+        written = (len(self._codec.encode(text)) for text in captions[: self._targets])
+        target = min(max(written), self._length)
+        mask = example.get("source_mask")
+        return target if mask is None else max(target, int(mask.sum()))
+
+
+def bucket_sizes(lengths: Iterable[int], count: int) -> tuple[int, ...]:
+    """The `count` buckets, or fewer, that hold examples of these lengths with least padding.
+
+    Found exactly by dynamic programming over the different lengths: with the longest example of
+    bucket j of length b_j, it minimises the sum over examples of the b of their bucket.
+
+    Args:
+      lengths: of a sample of examples, [n].
+      count: most buckets.
+    """
+    sizes, counts = np.unique(np.fromiter(lengths, np.int64), return_counts=True)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    # cost[i]: least positions for the i shortest lengths; chosen[j][i]: where the last bucket of
+    # j + 1 begins then.
+    cost = np.where(below == 0, 0.0, np.inf)
+    chosen = []
+    for _ in range(min(count, len(sizes))):
+        options = np.full((len(sizes) + 1, len(sizes) + 1), np.inf)
+        for i in range(1, len(sizes) + 1):
+            options[i, :i] = cost[:i] + (below[i] - below[:i]) * sizes[i - 1]
+        options[0, 0] = 0.0
+        chosen.append(options.argmin(1))
+        cost = options.min(1)
+    edges, i = [], len(sizes)
+    for begins in reversed(chosen):
+        if i:
+            edges.append(int(sizes[i - 1]))
+            i = begins[i]
+    return tuple(reversed(edges))
+
+
 class _Batches:
     """Batch k holds `rows` examples from number `offset + k * stride` on."""
 
@@ -210,10 +360,13 @@ class _Batches:
         first = self._offset + k * self._stride
         examples = [self._examples[n] for n in range(first, first + self._rows)]
         captions = [caption for _, captions in examples for caption in captions[: self._targets]]
-        return {
+        batch = {
             **_sources([example for example, _ in examples], np.ones(self._rows, np.float32)),
             **_targets(captions, self._codec, self._length),
         }
+        if isinstance(self._examples, _Grouped):
+            return _cut(batch, self._examples.bucket(first // self._stride))
+        return batch
 
 
 def _targets(captions: Sequence[str], codec, length: int) -> dict:
@@ -227,11 +380,20 @@ def _targets(captions: Sequence[str], codec, length: int) -> dict:
     return {"target": target, "mask": mask}
 
 
+def _cut(batch: dict, length: int | None) -> dict:
+    """A batch without the positions from `length` on, all of which are padding."""
+    names = ("target", "mask")
+    if batch["source_mask"] is not None:
+        names += ("source", "source_mask")
+    return batch | {name: batch[name][:, :length] for name in names}
+
+
 def _sources(examples: Sequence[dict], weight: np.ndarray) -> dict:
     sources = [example["source"] for example in examples]
+    masks = [example.get("source_mask") for example in examples]
     return {
         "source": jax.tree.map(lambda *leaves: np.stack(leaves), *sources),
-        "source_mask": None,
+        "source_mask": None if masks[0] is None else np.stack(masks),
         "example_id": np.array([example["example_id"] for example in examples], np.int32),
         "weight": weight,
     }

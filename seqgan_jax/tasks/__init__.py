@@ -3,15 +3,19 @@
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
+from seqgan_jax.codecs.text import UNK
+from seqgan_jax.codecs.vocabulary import Vocabulary
+from seqgan_jax.data import pipeline
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation.held_out import Sample
 from seqgan_jax.evaluation.report import Metric
 
-TASKS = {"captions": "Captions", "oracle": "Oracle"}
+TASKS = {"captions": "Captions", "oracle": "Oracle", "translation": "Translation", "text": "Text"}
 
 
 class Task(Protocol):
@@ -31,6 +35,7 @@ class Task(Protocol):
       beam: its figures that beam search is judged by too; none where that makes no sense.
       sweep: its figures that a sweep of the temperature shows, the first two against each other;
         none where it has no such curve.
+      source_vocabulary: how many tokens sources are made of, or None where they are no tokens.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Task(Protocol):
     falling: tuple[str, ...]
     beam: tuple[str, ...]
     sweep: tuple[str, ...]
+    source_vocabulary: int | None
 
     def template(self) -> dict:
         """A batch of the right shapes, to initialise networks with."""
@@ -135,6 +141,119 @@ class Task(Protocol):
           The pictures, uint8 [H, W, 3], by the names of their PNG files.
         """
         ...
+
+
+class Tokens(NamedTuple):
+    """The codec of data that are tokens already."""
+
+    vocabulary: Vocabulary
+
+    def encode(self, tokens: Sequence[int]) -> Sequence[int]:
+        return tokens
+
+
+class Splits:
+    """What tasks share whose data are splits of a pipeline's examples.
+
+    A task that inherits from it has `splits`, by name, `codec` and `length`. Where its examples are
+    tokens already, `encoder` is no longer the codec.
+    """
+
+    message = None
+    falling = ()
+    beam = ()
+    sweep = ()
+    source_vocabulary = None
+    splits: Mapping[str, Any]
+    codec: Any
+    length: int
+
+    @property
+    def encoder(self):
+        return self.codec
+
+    def training_batches(
+        self, *, batch_size: int, targets: int, seed: int, start: int
+    ) -> Iterator[dict]:
+        return pipeline.training_batches(
+            self.splits["train"],
+            self.encoder,
+            length=self.length,
+            batch_size=batch_size,
+            seed=seed,
+            start=start,
+            targets=targets,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def pairs(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
+        return pipeline.evaluation_batches(
+            self.ending(split, limit),
+            self.encoder,
+            length=self.length,
+            batch_size=batch_size,
+            limit=limit,
+        )
+
+    def sources(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
+        source = self.ending(split, limit)
+        return pipeline.source_batches(source, batch_size=batch_size, limit=limit)
+
+    def split(self, name: str):
+        """A split by its name.
+
+        Raises:
+          UserError: there is none of that name.
+        """
+        if name not in self.splits:
+            raise UserError(f"--split={name}: no such split; choose from {', '.join(self.splits)}")
+        return self.splits[name]
+
+    def ending(self, name: str, limit: int | None):
+        """A split of which the first `limit` examples, or all, are wanted.
+
+        Raises:
+          UserError: there is none of that name, or no end to it.
+        """
+        split = self.split(name)
+        if limit is None and name == "train" and split.unlimited:
+            raise UserError(f"--split={name}: has no end; say how much of it with --limit")
+        return split
+
+    def prefix(self, text: str) -> tuple[int, ...]:
+        """A text's tokens without an end.
+
+        Raises:
+          UserError: for one that the model doesn't know.
+        """
+        tokens = tuple(self.codec.encode(text)[:-1])
+        if UNK in tokens:
+            raise UserError(f"--prefix={text}: has a word that the model doesn't know; change it")
+        return tokens
+
+    def decode(self, tokens: np.ndarray) -> str:
+        return self.codec.decode(tokens)
+
+
+def banned(task: Task, names: Sequence[str]) -> tuple[int, ...]:
+    """The tokens that must not be written, a user's among them.
+
+    Raises:
+      UserError: a name is not that of one token.
+    """
+    found = []
+    for name in names:
+        try:
+            tokens = task.prefix(name)
+        except UserError:
+            tokens = ()
+        if len(tokens) != 1:
+            raise UserError(
+                f"--ban={name}: is no token that the model knows; name tokens, with commas between"
+            )
+        found += tokens
+    return (*task.banned, *found)
 
 
 def load(config, workdir: Path, progress) -> Task:

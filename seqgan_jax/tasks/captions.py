@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from seqgan_jax.codecs.text import UNK, TextCodec
-from seqgan_jax.data import coco, features, flickr8k, images, pipeline, scenes
+from seqgan_jax.data import coco, features, flickr8k, images, scenes
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import captions as metrics
 from seqgan_jax.evaluation import ngrams
@@ -19,6 +18,7 @@ from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.files import replace_file
 from seqgan_jax.models import efficientnet
 from seqgan_jax.reporting import pictures
+from seqgan_jax.tasks import Splits
 
 SOURCES = {"scenes": scenes, "flickr8k": flickr8k, "coco": coco, "features": features}
 FEATURES = ("none", "efficientnet_lite0")
@@ -26,7 +26,7 @@ FEATURES = ("none", "efficientnet_lite0")
 _FIT = 5000
 
 
-class Captions:
+class Captions(Splits):
     """The task, bound to its data and its codec; see `tasks.Task`.
 
     Args:
@@ -40,10 +40,8 @@ class Captions:
     banned = (UNK,)
     options = ("image",)
     num_samples = 5
-    falling = ()
     shown = ("true_captions", "cider_d", "distinct_captions")
     beam = ("true_captions", "bleu_4", "chrf", "rouge_l", "cider_d")
-    sweep = ()
 
     def __init__(self, config, workdir: Path, progress):
         if config.data.source not in SOURCES:
@@ -73,7 +71,6 @@ class Captions:
             )
             self.codec.save(folder)
         self.length = config.codec.max_length
-        self.message = None
         if config.data.source == "scenes":
             self.message = (
                 "data: rendered scenes; the model will know coloured shapes only "
@@ -122,47 +119,6 @@ class Captions:
             "mask": np.ones((1, self.length), np.float32),
         }
 
-    # Data.
-
-    def training_batches(
-        self, *, batch_size: int, targets: int, seed: int, start: int
-    ) -> Iterator[dict]:
-        return pipeline.training_batches(
-            self.splits["train"],
-            self.codec,
-            length=self.length,
-            batch_size=batch_size,
-            seed=seed,
-            start=start,
-            targets=targets,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-
-    def pairs(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
-        return pipeline.evaluation_batches(
-            self._ending(split, limit),
-            self.codec,
-            length=self.length,
-            batch_size=batch_size,
-            limit=limit,
-        )
-
-    def sources(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
-        source = self._ending(split, limit)
-        return pipeline.source_batches(source, batch_size=batch_size, limit=limit)
-
-    def _ending(self, name: str, limit: int | None):
-        source = self._split(name)
-        if limit is None and name == "train" and source.unlimited:
-            raise UserError(f"--split={name}: has no end; say how many images with --limit")
-        return source
-
-    def _split(self, name: str):
-        if name not in self.splits:
-            raise UserError(f"--split={name}: no such split; choose from {', '.join(self.splits)}")
-        return self.splits[name]
-
     def request(self, options: Mapping[str, Any]) -> tuple[list[str], dict]:
         """A user's own images, or folders of them, as names and one batch of sources.
 
@@ -191,21 +147,7 @@ class Captions:
         }
         return [str(path) for path in files], batch
 
-    def prefix(self, text: str) -> tuple[int, ...]:
-        """Words, as tokens without an end.
-
-        Raises:
-          UserError: for a word that the model doesn't know.
-        """
-        tokens = tuple(self.codec.encode(text)[:-1])
-        if UNK in tokens:
-            raise UserError(f"--prefix={text}: has a word that the model doesn't know; change it")
-        return tokens
-
     # What was written.
-
-    def decode(self, tokens: np.ndarray) -> str:
-        return self.codec.decode(tokens)
 
     def row(self, name: str, sample: Sample) -> dict:
         return {
@@ -236,7 +178,7 @@ class Captions:
 
     def references(self, split: str, count: int) -> list[tuple[str, ...]]:
         """The true captions of the first images of a split."""
-        source = self._split(split)
+        source = self.split(split)
         return [source[i]["captions"] for i in range(count)]
 
     def evaluate(
@@ -265,7 +207,7 @@ class Captions:
         count = len(samples[0])
         figures = {}
         if self._config.data.source == "scenes":
-            source = self._split(split)
+            source = self.split(split)
             truth = [
                 [scenes.is_true(caption, source.scene(i)) for caption in captions]
                 for i, captions in enumerate(samples)
@@ -336,7 +278,7 @@ class Captions:
 
         Writes `captions.png`, `captions.json` and `attention.png`.
         """
-        source = self._split(split)
+        source = self.split(split)
         count = len(samples)
         captions = [self.decode(sample.tokens[0]) for sample in samples]
         scores = [float(sample.scores[0]) for sample in samples]

@@ -1,32 +1,23 @@
 """Sequences of a known LSTM: what the programs need to know of the oracle benchmark."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 from seqgan_jax.codecs.vocabulary import Vocabulary
-from seqgan_jax.data import oracle, pipeline
+from seqgan_jax.data import oracle
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import densities
 from seqgan_jax.evaluation.held_out import Sample
 from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.files import replace_file
+from seqgan_jax.tasks import Splits, Tokens
 
 
-class Integers(NamedTuple):
-    """The codec of data that are tokens already."""
-
-    vocabulary: Vocabulary
-
-    def encode(self, sequence: np.ndarray) -> np.ndarray:
-        return sequence
-
-
-class Oracle:
+class Oracle(Splits):
     """The task, bound to its oracle; see `tasks.Task`.
 
     Args:
@@ -41,13 +32,11 @@ class Oracle:
 
     name = "oracle"
     items = "sequences"
-    message = None
     banned = ()
     options = ()
     num_samples = 1
     falling = ("nll_oracle", "nll_test", "reverse_kl", "forward_kl", "js")
     shown = ("nll_oracle", "entropy", "reverse_kl", "forward_kl")
-    beam = ()
     sweep = ("forward_kl", "reverse_kl", "nll_oracle", "nll_test", "entropy")
 
     def __init__(self, config, workdir: Path, progress):
@@ -60,8 +49,8 @@ class Oracle:
                 "a bound alone; set 0"
             )
         self._oracle = _oracle(config.oracle)
-        self._splits = oracle.splits(self._oracle, config.data)
-        self.codec = Integers(Vocabulary(size=len(self._oracle.bias), bos=oracle.START))
+        self.splits = oracle.splits(self._oracle, config.data)
+        self.codec = Tokens(Vocabulary(size=len(self._oracle.bias), bos=oracle.START))
         self.length = config.data.length
 
     def template(self) -> dict:
@@ -71,38 +60,6 @@ class Oracle:
             "target": np.zeros((1, self.length), np.int32),
             "mask": np.ones((1, self.length), np.float32),
         }
-
-    # Data.
-
-    def training_batches(
-        self, *, batch_size: int, targets: int, seed: int, start: int
-    ) -> Iterator[dict]:
-        return pipeline.training_batches(
-            self._splits["train"],
-            self.codec,
-            length=self.length,
-            batch_size=batch_size,
-            seed=seed,
-            start=start,
-            targets=targets,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-
-    def pairs(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
-        return pipeline.evaluation_batches(
-            self._split(split), self.codec, length=self.length, batch_size=batch_size, limit=limit
-        )
-
-    def sources(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
-        """As many rows as the split has sequences: each is asked for one of the generator's."""
-        return pipeline.source_batches(self._split(split), batch_size=batch_size, limit=limit)
-
-    def _split(self, name: str) -> oracle.Sequences:
-        if name not in self._splits:
-            known = ", ".join(self._splits)
-            raise UserError(f"--split={name}: no such split; choose from {known}")
-        return self._splits[name]
 
     def request(self, options: Mapping[str, Any]) -> tuple[list[str], dict]:
         """One row without a source, for which any number of sequences can be written."""
@@ -173,7 +130,7 @@ class Oracle:
             np.concatenate([sample.log_probs for sample in samples]),
             oracle.log_prob(self._oracle, tokens),
             log_probs,
-            self._split(split).log_probs[: len(log_probs)],
+            self.split(split).log_probs[: len(log_probs)],
             self.length,
         )
         both = densities.average(figures["forward_kl"], figures["reverse_kl"], "nats/token")
@@ -184,7 +141,7 @@ class Oracle:
     ) -> tuple[dict[str, dict[str, Metric]], list[str]]:
         """The oracle itself as the generator."""
         del num_samples
-        known = self._split(split).log_probs[:count]
+        known = self.split(split).log_probs[:count]
         figures = densities.divergences(known, known, known, known, self.length)
         return {"oracle": figures}, []
 

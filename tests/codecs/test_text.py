@@ -167,3 +167,55 @@ def test_a_missing_or_damaged_file_is_refused(tmp_path):
         path.write_text(damaged, encoding="latin-1")
         with pytest.raises(UserError, match=r"codec\.json.*damaged"):
             TextCodec.load(tmp_path)
+
+
+# Patterns
+
+SMILES = r"regex:\[[^\]]+\]|Br|Cl|%\d\d|[A-Za-z]|\d|[()=#+\-/\\@.]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "tokens", "decoded"),
+    [
+        (SMILES, "CC(=O)[nH]1Cl", ["C", "C", "(", "=", "O", ")", "[nH]", "1", "Cl"], None),
+        (r"regex:\S+", "C4:q  D4:e |", ["C4:q", "D4:e", "|"], "C4:q D4:e |"),
+        (r"regex:[A-Z]+\d|\s", "AB1 C2", ["AB1", " ", "C2"], None),
+        (r"regex:(a)|(b)", "ab", ["a", "b"], None),
+        # What doesn't match stays visible.
+        (r"regex:E\d+", "E1 (bad) E22;E3", ["E1", "(bad)", "E22", ";", "E3"], "E1 (bad) E22 ; E3"),
+        (r"regex:x*", "xxyx", ["xx", "y", "x"], None),
+    ],
+)
+def test_matches_of_a_pattern_are_tokens(kind, text, tokens, decoded, tmp_path):
+    codec = TextCodec.fit([text], kind=kind)
+    assert codec.split(text) == tokens
+    assert sorted(codec.tokens[4:]) == sorted(set(tokens))
+    codec.save(tmp_path)
+    for known in (codec, TextCodec.load(tmp_path)):
+        assert known.decode(known.encode(text)) == known.normalise(text) == (decoded or text)
+    assert codec.identity != TextCodec.fit([text], kind="word").identity
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (r"\d+", "matches nothing in the training texts"),
+        ("x*", "matches nothing"),
+        ("", "matches nothing"),
+        ("(", "no regular expression .*mend it"),
+    ],
+)
+def test_patterns_of_no_use_are_refused(pattern, message):
+    with pytest.raises(UserError, match=rf"^config\.codec\.kind: regex:.* {message}") as error:
+        TextCodec.fit(["a dog", "a cat"], kind=f"regex:{pattern}")
+    assert "\n" not in str(error.value)
+
+
+def test_tokens_as_strings_know_no_vocabulary():
+    codec = TextCodec.fit(["a a b"], kind="word", min_count=2, lowercase=True)
+    assert codec.split("A zebra, b.") == ["a", "zebra", ",", "b", "."]
+    assert codec.decode(codec.encode("A zebra")) == "a <unk>"
+    pieces = TextCodec.fit(sentences(200), kind="sentencepiece", max_size=40)
+    text = sentences(1)[0]
+    assert "".join(pieces.split(text)).replace("\u2581", " ").strip() == text
+    assert len(pieces.split(text)) == len(pieces.encode(text)) - 1

@@ -1,5 +1,5 @@
 import collections
-from itertools import islice
+from itertools import combinations, islice
 
 import chex
 import numpy as np
@@ -8,8 +8,11 @@ from scipy import stats
 
 from seqgan_jax.codecs.text import TextCodec
 from seqgan_jax.data.pipeline import (
+    WINDOW,
+    bucket_sizes,
     caption_counts,
     evaluation_batches,
+    permuted,
     source_batches,
     training_batches,
 )
@@ -201,3 +204,163 @@ def test_several_captions_of_unlimited_examples_are_the_first():
         training_batches(source, CODEC, length=4, batch_size=1, seed=0, start=2, targets=2)
     )
     assert [CODEC.decode(ids) for ids in batch["target"]] == list(source[2]["captions"][:2])
+
+
+# Buckets
+
+
+class Lengthy:
+    """Example i has a source of i % 7 + 1 tokens and a target of i % 5 words."""
+
+    def __init__(self, count, unlimited=False, masked=True):
+        self.count = count
+        self.unlimited = unlimited
+        self.masked = masked
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        tokens = (np.arange(7) < i % 7 + 1).astype(np.int32)
+        mask = {"source_mask": tokens.astype(np.float32)} if self.masked else {}
+        captions = ("x " * (i % 5),)
+        return {"source": i * tokens, "captions": captions, "example_id": i} | mask
+
+
+BUCKETS = {"length": 8, "batch_size": 6, "seed": 7, "buckets": (3, 5)}
+
+
+@pytest.mark.parametrize("source", [Lengthy(100), Lengthy(10_000, unlimited=True)])
+def test_batches_are_cut_to_the_smallest_bucket_that_holds_them(source):
+    batches = list(islice(training_batches(source, CODEC, **BUCKETS), WINDOW))
+    plain = list(islice(training_batches(source, CODEC, **BUCKETS | {"buckets": ()}), WINDOW))
+    whole = {int(i): row for b in plain for i, row in zip(b["example_id"], rows(b), strict=True)}
+    shapes = collections.Counter()
+    for batch in batches:
+        longest = max(batch["source_mask"].sum(1).max(), batch["mask"].sum(1).max())
+        size = next((bucket for bucket in (3, 5) if longest <= bucket), None)
+        assert batch["source"].shape == batch["source_mask"].shape == (6, size or 7)
+        assert batch["target"].shape == batch["mask"].shape == (6, size or 8)
+        shapes[size] += 1
+        for number, row in zip(batch["example_id"], rows(batch), strict=True):
+            for cut, uncut in zip(row, whole[int(number)], strict=True):
+                assert (uncut[: len(cut)] == cut).all()
+                assert not uncut[len(cut) :].any()
+    assert set(shapes) == {3, 5, None}
+    # The batches of a window don't come from short to long.
+    assert [b["source"].shape for b in batches] != sorted(b["source"].shape for b in batches)
+    # Every example of the window is there once, as without buckets.
+    count = lambda found: collections.Counter(int(i) for b in found for i in b["example_id"])
+    assert count(batches) == count(plain)
+
+
+def rows(batch):
+    return zip(*(batch[k] for k in ("source", "source_mask", "target", "mask")), strict=True)
+
+
+def test_bucketed_batches_resume_and_are_shared_by_processes():
+    fresh = list(islice(training_batches(Lengthy(100), CODEC, **BUCKETS), WINDOW + 9))
+    resumed = training_batches(Lengthy(100), CODEC, **BUCKETS, start=WINDOW - 3)
+    chex.assert_trees_all_equal(list(islice(resumed, 12)), fresh[WINDOW - 3 :])
+    blocks = [
+        training_batches(Lengthy(100), CODEC, process_index=p, process_count=3, **BUCKETS)
+        for p in range(3)
+    ]
+    for batch in fresh[:20]:
+        parts = [next(block) for block in blocks]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in batch}
+        chex.assert_trees_all_equal(joined, batch)
+
+
+def test_sources_of_one_length_stay_whole():
+    batches = islice(training_batches(Lengthy(100, masked=False), CODEC, **BUCKETS), WINDOW)
+    shapes = {(b["source"].shape[1], b["target"].shape[1]) for b in batches}
+    assert shapes == {(7, 3), (7, 5)}
+
+
+def test_masks_of_sources_reach_evaluation():
+    batch = next(source_batches(Lengthy(9), batch_size=4))
+    assert batch["source_mask"].sum(1).tolist() == [1, 2, 3, 4]
+    batch = next(evaluation_batches(Lengthy(9), CODEC, length=8, batch_size=4))
+    assert batch["source_mask"].sum(1).tolist() == [1, 2, 3, 4]
+
+
+def test_little_padding_is_left():
+    """Lengths like those of sentence pairs: a gamma distribution, the sides apart by a tenth."""
+    rng = np.random.default_rng(0)
+    pairs = np.clip(rng.gamma(7, 2.1, (4096, 1)) * rng.normal(1, 0.1, (4096, 2)), 2, 39).astype(int)
+
+    class Sentences(Lengthy):
+        def __getitem__(self, i):
+            mask = (np.arange(40) < pairs[i, 0]).astype(np.float32)
+            captions = ("x " * (pairs[i, 1] - 1),)
+            return {"source": mask, "source_mask": mask, "captions": captions, "example_id": i}
+
+    settings = {"length": 40, "batch_size": 64, "seed": 0}
+    padding = {}
+    for buckets in ((), bucket_sizes(pairs.max(1), 8)):
+        batches = training_batches(Sentences(4096), CODEC, **settings, buckets=buckets)
+        real = full = 0
+        for batch in islice(batches, WINDOW):
+            for mask in (batch["mask"], batch["source_mask"]):
+                real += mask.sum()
+                full += mask.size
+        padding[bool(buckets)] = 1 - real / full
+    assert padding[True] < 0.15
+    assert padding[False] > 0.6
+
+
+def test_bucket_sizes_equal_exhaustive_search():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        lengths = rng.integers(1, 9, rng.integers(1, 12))
+        count = int(rng.integers(1, 4))
+        sizes = np.unique(lengths)
+        cost = lambda buckets: sum(min(b for b in buckets if b >= x) for x in lengths)  # noqa: B023
+        choices = combinations(sizes, min(count, len(sizes)))
+        least = min(cost(choice) for choice in choices if choice[-1] == sizes[-1])
+        found = bucket_sizes(lengths, count)
+        assert cost(found) == least
+        assert len(found) <= count
+        assert list(found) == sorted(set(found))
+
+
+class Single(Numbered):
+    """Image i with the one caption "i"."""
+
+    single = True
+
+    def __getitem__(self, i):
+        return {**super().__getitem__(i), "captions": (str(i),)}
+
+
+def test_single_captions_come_once_an_epoch_in_an_order_of_their_own():
+    rows = pairs(islice(training_batches(Single(13), CODEC, **SETTINGS), 13))
+    epochs = [rows[13 * e : 13 * (e + 1)] for e in range(6)]
+    everything = [(100 + i, str(i)) for i in range(13)]
+    assert all(sorted(epoch) == everything for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert everything not in epochs
+    again = pairs(islice(training_batches(Single(13), CODEC, **SETTINGS, start=4), 2))
+    assert again == rows[24:36]
+    two = next(training_batches(Single(13), CODEC, **SETTINGS, targets=2))
+    assert two["target"].shape == (12, 4)
+    chex.assert_trees_all_equal(two["target"][::2], two["target"][1::2])
+
+
+@pytest.mark.parametrize("count", [*range(1, 10), 64, 100, 1000])
+def test_permuted_numbers_come_once_each(count):
+    for key in (0, 1, 2**64 - 1):
+        assert sorted(permuted(i, count, key) for i in range(count)) == list(range(count))
+
+
+@pytest.mark.parametrize("count", [2, 5, 20])
+def test_every_number_comes_at_every_place(count):
+    """A chi-squared test of all pairs of places, over 2,000 keys; false alarm in 1 of 1,000."""
+    seen = np.zeros((count, count))
+    for key in np.random.default_rng(0).integers(0, 2**63, 2000).tolist():
+        for i in range(count):
+            seen[i, permuted(i, count, key)] += 1
+    # Rows and columns add up to 2,000 each, which leaves (count - 1)^2 free.
+    statistic = ((seen - 2000 / count) ** 2 / (2000 / count)).sum() * (count - 1) / count
+    assert stats.chi2.sf(statistic, (count - 1) ** 2) > 1e-3

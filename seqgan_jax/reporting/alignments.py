@@ -1,0 +1,64 @@
+"""Pictures of where a translator looked in its source for each word that it wrote."""
+
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from seqgan_jax.reporting.metrics_log import write_atomically
+from seqgan_jax.reporting.pictures import figure_array
+
+
+def heat_map(
+    source: Sequence[str], target: Sequence[str], weights: np.ndarray, path: str | os.PathLike
+) -> np.ndarray:
+    """Draws attention as a table: a row for each token written, a column for each source token.
+
+    The darker a cell, the more of the row's weight it has. A row's largest weight is printed in
+    its cell, so that a sharp row can be told from a flat one.
+
+    Args:
+      source: the S source tokens.
+      target: the T tokens written.
+      weights: [T, S], each row at least 0.
+      path: the PNG to write, whole or not at all.
+
+    Returns:
+      The picture, uint8 [H, W, 3].
+
+    Raises:
+      UserError: the file can't be written.
+    """
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (len(target), len(source)):
+        raise ValueError(f"{len(target)} x {len(source)} tokens, but weights {weights.shape}")
+    cell, margin = 0.4, 1.5  # inches
+    size = (2 * margin + cell * len(source), 2 * margin + cell * len(target))
+    figure = Figure(figsize=size, dpi=100)
+    axes = figure.add_axes(
+        (margin / size[0], margin / size[1], 1 - 2 * margin / size[0], 1 - 2 * margin / size[1])
+    )
+    axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    axes.xaxis.tick_top()
+    for axis, tokens in ((axes.xaxis, source), (axes.yaxis, target)):
+        axis.set_ticks(range(len(tokens)), map(_shown, tokens), parse_math=False, fontsize=9)
+    axes.tick_params(axis="x", rotation=60, length=0)
+    axes.tick_params(axis="y", length=0)
+    for row, column in enumerate(weights.argmax(1)):
+        share = weights[row, column]
+        colour = "white" if share > 0.5 else "black"
+        axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7, color=colour)
+    pixels = figure_array(figure)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    write_atomically(path, encoded.getvalue())
+    return pixels
+
+
+def _shown(token: str) -> str:
+    """SentencePiece's mark of a word's beginning as a mark that fonts have."""
+    shown = "".join(c if c.isprintable() else " " for c in token.replace("\u2581", "_"))
+    return "_" if shown == " " else shown
