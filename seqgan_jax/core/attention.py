@@ -1,4 +1,4 @@
-"""Additive attention over a source, and causal multi-head attention over a target."""
+"""Additive attention, and multi-head attention with rotary positions and a cache of past steps."""
 
 from typing import NamedTuple
 
@@ -119,7 +119,10 @@ class MultiHead(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of the steps seen so far, each [B, T, K, D]."""
+    """Keys and values of T steps, each [B, K, T, D].
+
+    A head's steps stand side by side, so that no step of a search copies the cache to multiply it.
+    """
 
     key: chex.Array
     value: chex.Array
@@ -127,14 +130,87 @@ class Cache(NamedTuple):
 
 def empty_cache(weights: MultiHead, batch: int, length: int) -> Cache:
     """A cache for `batch` sequences of at most `length` steps."""
-    shape = (batch, length, *weights.key.shape[1:])
-    return Cache(jnp.zeros(shape, weights.key.dtype), jnp.zeros(shape, weights.value.dtype))
+
+    def empty(weight):
+        _, heads, size = weight.shape
+        return jnp.zeros((batch, heads, length, size), weight.dtype)
+
+    return Cache(empty(weights.key), empty(weights.value))
+
+
+def append(cache: Cache, new: Cache, position: chex.Array) -> Cache:
+    """Writes one step's keys and values, [B, K, 1, D], to each lane's own position, [B].
+
+    Positions that the cache doesn't have are written nowhere.
+    """
+    chex.assert_rank(position, 1)
+    lanes = jnp.arange(len(position))
+    return jax.tree.map(
+        lambda old, x: old.at[lanes, :, position].set(x[:, :, 0], mode="drop"), cache, new
+    )
+
+
+def rotate(x: chex.Array, positions: chex.Array) -> chex.Array:
+    """Rotary positions (Su et al., 2021, arXiv:2104.09864, eq. 34).
+
+    Components i and i + D/2 of a query or key at position p turn by the angle p 10000^(-2i/D), so
+    that a query's product with a key depends on how far apart they are.
+
+    Args:
+      x: [..., T, D], D even.
+      positions: [T], or broadcastable to [..., T].
+    """
+    half = x.shape[-1] // 2
+    angles = positions[..., None] * 10_000.0 ** (-jnp.arange(half) / half)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = x[..., :half], x[..., half:]
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+
+
+def queries(weights: MultiHead, inputs: chex.Array) -> chex.Array:
+    """What the heads look for: [B, Q, U] -> [B, K, Q, D]."""
+    return jnp.einsum("bqu,ukd->bkqd", inputs, weights.query)
+
+
+def keys_values(weights: MultiHead, memory: chex.Array) -> Cache:
+    """What the heads find at every step: [B, T, U] -> keys and values, [B, K, T, D]."""
+    project = lambda weight: jnp.einsum("btu,ukd->bktd", memory, weight)
+    return Cache(project(weights.key), project(weights.value))
+
+
+def read(
+    query: chex.Array, cache: Cache, mask: chex.Array | None = None
+) -> tuple[chex.Array, chex.Array]:
+    """Scaled dot-product attention of projected queries (Vaswani et al., 2017, eq. 1).
+
+    Queries may be R lanes for each row of the cache, source-major, so that the keys and values of a
+    source are never copied R times.
+
+    Args:
+      query: [B R, K, Q, D], from `queries`.
+      cache: [B, K, T, D], from `keys_values`.
+      mask: nonzero where a query may see step t; broadcastable to [B, Q, T], and to [B, R Q, T]
+        for several lanes. A query that may see nothing reads zeros.
+
+    Returns:
+      Every head's read-out, [B R, Q, K, D], and the attention weights, [B, K, R Q, T].
+    """
+    chex.assert_rank([query, cache.key, cache.value], 4)
+    lanes, heads, steps, size = query.shape
+    sources = len(cache.key)
+    if lanes != sources:
+        query = query.reshape(sources, -1, heads, steps, size).swapaxes(1, 2)
+        query = query.reshape(sources, heads, -1, size)
+    scores = jnp.einsum("bkqd,bktd->bkqt", query * size**-0.5, cache.key)
+    attention = _masked_softmax(scores, None if mask is None else (mask > 0)[:, None])
+    found = jnp.einsum("bkqt,bktd->bqkd", attention, cache.value)
+    return found.reshape(lanes, steps, heads, -1), attention
 
 
 def multi_head(
     weights: MultiHead, query: chex.Array, memory: chex.Array, mask: chex.Array
 ) -> chex.Array:
-    """Scaled dot-product attention with K heads (Vaswani et al., 2017, eq. 1).
+    """Multi-head attention (Vaswani et al., 2017, section 3.2.2), without its output layer.
 
     Args:
       weights: see `MultiHead`.
@@ -146,18 +222,7 @@ def multi_head(
       Every head's read-out, [B, Q, K, D]; zeros for a query that may see nothing.
     """
     chex.assert_rank([query, memory, mask], 3)
-    cache = Cache(
-        jnp.einsum("btu,ukd->btkd", memory, weights.key),
-        jnp.einsum("btu,ukd->btkd", memory, weights.value),
-    )
-    return _read(weights, query, cache, mask)
-
-
-def _read(weights: MultiHead, query: chex.Array, cache: Cache, mask: chex.Array) -> chex.Array:
-    queries = jnp.einsum("bqu,ukd->bqkd", query, weights.query) * weights.query.shape[-1] ** -0.5
-    scores = jnp.einsum("bqkd,btkd->bkqt", queries, cache.key)
-    attention = _masked_softmax(scores, (mask > 0)[:, None])
-    return jnp.einsum("bkqt,btkd->bqkd", attention, cache.value)
+    return read(queries(weights, query), keys_values(weights, memory), mask)[0]
 
 
 def causal_multi_head(weights: MultiHead, inputs: chex.Array, mask: chex.Array) -> chex.Array:
@@ -175,29 +240,3 @@ def causal_multi_head(weights: MultiHead, inputs: chex.Array, mask: chex.Array) 
     steps = jnp.arange(inputs.shape[1])
     visible = (steps[:, None] >= steps[None, :]) & (mask > 0)[:, None, :]
     return multi_head(weights, inputs, inputs, visible)
-
-
-def causal_multi_head_step(
-    weights: MultiHead, cache: Cache, inputs: chex.Array, position: chex.Array
-) -> tuple[Cache, chex.Array]:
-    """Advances causal multi-head attention by one step.
-
-    Args:
-      weights: see `MultiHead`.
-      cache: keys and values of steps 0 .. position - 1.
-      inputs: the new step, [B, U].
-      position: its index, a scalar.
-
-    Returns:
-      The cache with the new step, and every head's read-out at it, [B, K, D].
-    """
-    chex.assert_rank(inputs, 2)
-    new = Cache(
-        jnp.einsum("bu,ukd->bkd", inputs, weights.key),
-        jnp.einsum("bu,ukd->bkd", inputs, weights.value),
-    )
-    cache = jax.tree.map(
-        lambda old, x: jax.lax.dynamic_update_index_in_dim(old, x, position, axis=1), cache, new
-    )
-    visible = (jnp.arange(cache.key.shape[1]) <= position)[None, None, :]
-    return cache, _read(weights, inputs[:, None], cache, visible)[:, 0]

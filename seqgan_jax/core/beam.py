@@ -1,4 +1,12 @@
-"""Beam search over any step function (Sutskever et al., 2014, section 3.2)."""
+"""Beam search over any step function (Sutskever et al., 2014, section 3.2).
+
+Sequences are compared by log p(y) / lp(y), with the length penalty of Wu et al. (2016),
+arXiv:1609.08144, eq. 14,
+
+    lp(y) = ((5 + |y|) / (5 + 1))^alpha,
+
+where |y| counts the end token. With alpha = 0 the most probable sequence is the best one.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,12 +22,29 @@ class Beams(NamedTuple):
     Attributes:
       tokens: [B, W, T] int32, padded after the end.
       mask: [B, W, T], 1 up to the end token, which it includes.
-      log_probs: [B, W], in nats for the whole sequence.
+      log_probs: [B, W], in nats for the whole sequence; -inf where fewer than W were found.
+      scores: [B, W], the log-probabilities over the length penalties.
     """
 
     tokens: chex.Array
     mask: chex.Array
     log_probs: chex.Array
+    scores: chex.Array
+
+
+class _Found(NamedTuple):
+    """Sequences that have ended: tokens [B, W, T], log-probabilities and scores [B, W]."""
+
+    tokens: chex.Array
+    log_probs: chex.Array
+    scores: chex.Array
+
+    def merge(self, other: "_Found") -> "_Found":
+        """The best W of both."""
+        both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), self, other)
+        scores, kept = jax.lax.top_k(both.scores, self.scores.shape[1])
+        rows = jnp.arange(len(kept))[:, None]
+        return _Found(both.tokens[rows, kept], both.log_probs[rows, kept], scores)
 
 
 def search(
@@ -34,11 +59,12 @@ def search(
     pad: int | None = None,
     banned: Sequence[int] = (),
     forced: Sequence[int] = (),
+    length_penalty: float = 0.0,
 ) -> Beams:
-    """Keeps the W most probable prefixes of every source at every step.
+    """Keeps the W most probable open prefixes of every source at every step, and the W best ends.
 
-    Ended sequences stay in the beam with their log-probability, so that the result is the W most
-    probable of all that were reached. Scores are sums, without length normalisation.
+    A sequence that ends is kept if it is among the W most probable of that step. The search is over
+    when no open prefix of any source can still reach its W best, whatever follows.
 
     Args:
       step: reads a token in every lane, (state, tokens [B W]) -> (state, logits [B W, V]).
@@ -51,47 +77,54 @@ def search(
       pad: the token written after the end; required with `eos`.
       banned: tokens that are never written.
       forced: the first tokens, given instead of searched.
+      length_penalty: alpha >= 0; larger is longer. It matters only where sequences end.
     """
     given = jnp.full((length,), -1, jnp.int32).at[: len(forced)].set(jnp.array(forced, jnp.int32))
     rows = jnp.arange(batch)[:, None]
+    penalty = lambda tokens: ((5.0 + tokens) / 6.0) ** length_penalty
 
-    def body(carry, inputs):
-        t, force = inputs
-        state, token, scores, ended, tokens = carry
-        state, logits = step(state, token.reshape(-1))
-        log_probs = jax.nn.log_softmax(logits, axis=-1).reshape(batch, width, -1)
-        size = log_probs.shape[-1]
+    def unfinished(carry):
+        t, _, _, log_probs, found = carry
+        # A log-probability only falls, and no sequence is divided by more than the longest.
+        reachable = log_probs.max(-1) / penalty(length)
+        return (t < length) & jnp.any(reachable > found.scores[:, -1])
+
+    def body(carry):
+        t, state, tokens, log_probs, found = carry
+        last = jnp.where(t > 0, tokens[:, :, t - 1], bos)
+        state, logits = step(state, last.reshape(-1))
+        steps = jax.nn.log_softmax(logits, axis=-1).reshape(batch, width, -1)
+        size = steps.shape[-1]
         allowed = jnp.ones((size,), bool)
         if banned:
             allowed = allowed.at[jnp.array(banned)].set(False)
-        allowed = jnp.where(force >= 0, jnp.arange(size) == force, allowed)
-        log_probs = jnp.where(allowed, log_probs, -jnp.inf)
-        if eos is not None:
-            stay = jnp.where(jnp.arange(size) == pad, 0.0, -jnp.inf)
-            log_probs = jnp.where(ended[:, :, None], stay, log_probs)
-        scores, flat = jax.lax.top_k((scores[:, :, None] + log_probs).reshape(batch, -1), width)
+        allowed = jnp.where(given[t] >= 0, jnp.arange(size) == given[t], allowed)
+        candidates = jnp.where(allowed, log_probs[:, :, None] + steps, -jnp.inf)
+        candidates = candidates.reshape(batch, -1)
+        # At most W of the first 2 W end, since each prefix has one end: W can always go on.
+        log_probs, flat = jax.lax.top_k(candidates, width if eos is None else 2 * width)
         parent, token = flat // size, (flat % size).astype(jnp.int32)
-        lanes = (rows * width + parent).reshape(-1)
-        state = jax.tree.map(lambda x: x[lanes], state)
         tokens = tokens[rows, parent].at[:, :, t].set(token)
-        ended = ended[rows, parent]
         if eos is not None:
-            ended = ended | (token == eos)
-        return (state, token, scores, ended, tokens), None
+            ends = (token == eos)[:, :width]
+            ended = jnp.where(ends, log_probs[:, :width], -jnp.inf)
+            found = found.merge(_Found(tokens[:, :width], ended, ended / penalty(t + 1.0)))
+            log_probs, kept = jax.lax.top_k(jnp.where(token == eos, -jnp.inf, log_probs), width)
+            parent, tokens = parent[rows, kept], tokens[rows, kept]
+        lanes = (rows * width + parent).reshape(-1)
+        return t + 1, jax.tree.map(lambda x: x[lanes], state), tokens, log_probs, found
 
     # All lanes of a source are the same at first: only one of them may be extended.
-    scores = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf) * jnp.ones((batch, 1))
-    tokens = jnp.zeros((batch, width, length), jnp.int32)
-    start = (
-        state,
-        jnp.full((batch, width), bos, jnp.int32),
-        scores,
-        jnp.zeros((batch, width), bool),
-        tokens,
-    )
-    (_, _, scores, _, tokens), _ = jax.lax.scan(body, start, (jnp.arange(length), given))
+    log_probs = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf) * jnp.ones((batch, 1))
+    tokens = jnp.full((batch, width, length), 0 if pad is None else pad, jnp.int32)
+    none = jnp.full((batch, width), -jnp.inf)
+    start = (0, state, tokens, log_probs, _Found(tokens, none, none))
+    t, _, tokens, log_probs, found = jax.lax.while_loop(unfinished, body, start)
+    # Prefixes that are still open are sequences where they are cut at T, and nothing before.
+    cut = jnp.where(t == length, log_probs, -jnp.inf)
+    found = found.merge(_Found(tokens, cut, cut / penalty(length)))
     mask = jnp.ones(tokens.shape, jnp.float32)
     if eos is not None:
-        ends = jnp.cumsum(tokens == eos, axis=-1)
-        mask = ((ends == 0) | ((ends == 1) & (tokens == eos))).astype(jnp.float32)
-    return Beams(tokens, mask, scores)
+        ends = jnp.cumsum(found.tokens == eos, axis=-1)
+        mask = (ends - (found.tokens == eos) == 0).astype(jnp.float32)
+    return Beams(found.tokens, mask, found.log_probs, found.scores)

@@ -11,14 +11,17 @@ from seqgan_jax.models.cnn_discriminator import CNNDiscriminator
 from seqgan_jax.models.discriminator import LSTMDiscriminator
 from seqgan_jax.models.encoders import ENCODERS
 from seqgan_jax.models.generator import LSTMGenerator
-from seqgan_jax.models.interface import Discriminator
+from seqgan_jax.models.interface import Discriminator, Generator
+from seqgan_jax.models.transformer import POSITIONS, TransformerGenerator
 from seqgan_jax.models.window_discriminator import WindowDiscriminator
 
+GENERATORS = {"lstm": LSTMGenerator, "transformer": TransformerGenerator}
 DISCRIMINATORS = {
     "lstm": LSTMDiscriminator,
     "cnn": CNNDiscriminator,
     "window": WindowDiscriminator,
 }
+TOKEN_ENCODERS = ("bilstm", "transformer")
 
 
 def _build(kinds: dict[str, type], kind: str, options: dict):
@@ -28,14 +31,45 @@ def _build(kinds: dict[str, type], kind: str, options: dict):
     return kinds[kind](**{name: options[name] for name in options if name not in others})
 
 
-def _encoder(config: ml_collections.ConfigDict):
+def _encoder(config: ml_collections.ConfigDict, source_vocabulary: int | None):
     options = config.to_dict()
     kind = options.pop("kind")
-    return None if kind == "none" else _build(ENCODERS, kind, options)
+    if kind == "none":
+        return None
+    if kind in TOKEN_ENCODERS:
+        if source_vocabulary is None:
+            raise UserError(
+                f"config.encoder.kind: '{kind}' reads tokens, which this task's sources are not"
+            )
+        options["vocabulary_size"] = source_vocabulary
+    built = _build(ENCODERS, kind, options)
+    if kind == "transformer":
+        _check_transformer(built, "config.encoder", "size")
+    return built
 
 
-def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray) -> None:
-    """Refuses a `config.encoder` that can't read a batch of sources, images or features.
+def _check_transformer(net, where: str, size: str) -> None:
+    """Refuses sizes that make no Transformer; `size` names the option that is E."""
+    for name in (size, "hidden_size", "num_layers", "num_heads"):
+        if getattr(net, name) < 1:
+            raise UserError(f"{where}.{name}: {getattr(net, name)} is too small; set 1 or more")
+    if net.positions not in POSITIONS:
+        raise UserError(
+            f"{where}.positions: no positions '{net.positions}'; choose from {', '.join(POSITIONS)}"
+        )
+    pairs = 2 if net.positions == "rotary" else 1
+    if getattr(net, size) % (pairs * net.num_heads):
+        raise UserError(
+            f"{where}.{size}: {getattr(net, size)} doesn't divide into {net.num_heads} heads"
+            f"{' of even size, as rotary positions need' if pairs > 1 else ''}; set a multiple of "
+            f"{pairs * net.num_heads}, or change num_heads"
+        )
+    if net.positions == "learned" and net.max_length < 1:
+        raise UserError(f"{where}.max_length: must say how many positions are learned")
+
+
+def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray | None) -> None:
+    """Refuses a `config.encoder` that can't read a batch of sources: images, features or tokens.
 
     Raises:
       UserError: names the option.
@@ -47,14 +81,26 @@ def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray) -> None
         )
     if config.kind == "none":
         return
-    fitting = "convolutional" if source.ndim == 4 else "features"
-    if config.kind != fitting:
+    if source is None:
+        raise UserError(f"config.encoder.kind: this task has no sources for '{config.kind}'")
+    tokens = np.issubdtype(source.dtype, np.integer) and source.ndim == 2
+    fitting = (
+        TOKEN_ENCODERS
+        if tokens
+        else {3: ("features",), 4: ("convolutional",)}.get(source.ndim, ("none",))
+    )
+    if config.kind not in fitting:
         raise UserError(
             f"config.encoder.kind: '{config.kind}' can't read sources of shape "
-            f"{source.shape[1:]}; set it to {fitting}"
+            f"{source.shape[1:]} and type {source.dtype}; set it to {' or '.join(fitting)}"
         )
     if config.size < 1:
         raise UserError(f"config.encoder.size: {config.size} is too small; set 1 or more")
+    if config.kind == "bilstm" and config.size % 2:
+        raise UserError(
+            f"config.encoder.size: {config.size} can't be halved between both directions; set an "
+            "even one"
+        )
     if config.kind == "convolutional":
         channels, side = config.channels, min(source.shape[1:3])
         if not channels or not all(isinstance(c, int) and c > 0 for c in channels):
@@ -69,18 +115,52 @@ def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray) -> None
             )
 
 
-def generator(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> LSTMGenerator:
-    """The generator of `config.generator`, which reads sources through `config.encoder`."""
-    return LSTMGenerator(
-        vocabulary_size=vocabulary.size, encoder=_encoder(config.encoder), **config.generator
-    )
+def generator(
+    config: ml_collections.ConfigDict,
+    vocabulary: Vocabulary,
+    source_vocabulary: int | None = None,
+) -> Generator:
+    """The generator of `config.generator`, which reads sources through `config.encoder`.
 
-
-def discriminator(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> Discriminator:
-    """The discriminator of `config.discriminator`, with an encoder of its own.
+    Args:
+      config: a run's; without `generator.kind` it is the LSTM.
+      vocabulary: of the targets.
+      source_vocabulary: how many tokens sources are made of, or None where they aren't tokens.
 
     Raises:
-      UserError: if `config.discriminator.kind` is unknown, or a phase asks it for what it hasn't.
+      UserError: names the option that is wrong.
+    """
+    options = config.generator.to_dict()
+    kind = options.pop("kind", "lstm")
+    if kind not in GENERATORS:
+        raise UserError(
+            f"config.generator.kind: no generator '{kind}'; choose from {', '.join(GENERATORS)}"
+        )
+    options |= {
+        "vocabulary_size": vocabulary.size,
+        "encoder": _encoder(config.encoder, source_vocabulary),
+    }
+    built = _build(GENERATORS, kind, options)
+    if kind == "transformer":
+        _check_transformer(built, "config.generator", "embedding_size")
+    return built
+
+
+def discriminator(
+    config: ml_collections.ConfigDict,
+    vocabulary: Vocabulary,
+    source_vocabulary: int | None = None,
+) -> Discriminator:
+    """The discriminator of `config.discriminator`, with an encoder of its own.
+
+    Args:
+      config: a run's.
+      vocabulary: of the targets.
+      source_vocabulary: how many tokens sources are made of, or None where they aren't tokens.
+
+    Raises:
+      UserError: if `config.discriminator.kind` is unknown, a phase asks it for what it hasn't, or
+        it would start with the equations of a generator that has others.
     """
     options = config.discriminator.to_dict()
     kind = options.pop("kind")
@@ -92,11 +172,16 @@ def discriminator(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> 
     options |= {
         "vocabulary_size": vocabulary.size,
         "bos": vocabulary.bos,
-        "encoder": _encoder(config.encoder),
+        "encoder": _encoder(config.encoder, source_vocabulary),
     }
     built = _build(DISCRIMINATORS, kind, options)
     if not built.dense:
         _check_not_dense(config.phases, kind)
+    if config.generator.get("kind", "lstm") != "lstm" and options.get("likelihood"):
+        raise UserError(
+            "config.discriminator.likelihood: its layers are the LSTM generator's, and a "
+            f"{config.generator.kind} generator has none to give them; set False"
+        )
     return built
 
 

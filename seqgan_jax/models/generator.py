@@ -59,6 +59,27 @@ def additive_parameters(
     )
 
 
+def noisy_or(logits: chex.Array, mask: chex.Array | None) -> chex.Array:
+    """The logit of each word's being used of a source, wherever it is seen.
+
+    Positions speak for words independently, and one is enough (noisy-or; Fang et al., 2015,
+    arXiv:1411.4952, section 3.1): p = 1 - prod_s (1 - p_s). With n = -log(1 - p), the sum of
+    softplus(logit_s), its logit is log(exp(n) - 1) = n + log(1 - exp(-n)).
+
+    Args:
+      logits: of each word at each position, [B, S, V].
+      mask: [B, S], nonzero where a position exists; None where all do.
+
+    Returns:
+      [B, V].
+    """
+    each = jax.nn.softplus(logits)
+    if mask is not None:
+        each = jnp.where(mask[:, :, None] > 0, each, 0.0)
+    n = jnp.maximum(each.sum(1), 1e-6)
+    return n + jnp.log(-jnp.expm1(-n))
+
+
 class State(NamedTuple):
     """What changes from lane to lane.
 
@@ -230,14 +251,8 @@ class LSTMGenerator(nn.Module):
         return u, weights["kernel"], weights["bias"]
 
     def word_logits(self, memory: Memory) -> chex.Array:
-        """The logit of each word's being used of the source, wherever it is seen, [B, V].
-
-        Positions speak for words independently, and one is enough (noisy-or; Fang et al., 2015,
-        arXiv:1411.4952, section 3.1): p = 1 - prod_s (1 - p_s). With n = -log(1 - p), the sum of
-        softplus(logit_s), its logit is log(exp(n) - 1) = n + log(1 - exp(-n)).
-        """
-        n = jnp.maximum(jax.nn.softplus(self.words(memory.values)).sum(1), 1e-6)
-        return n + jnp.log(-jnp.expm1(-n))
+        """The logit of each word's being used of the source, [B, V]; see `noisy_or`."""
+        return noisy_or(self.words(memory.values), memory.mask)
 
     def prefix_state(self, states: State, t: int) -> State:
         """The state after t >= 1 inputs."""

@@ -11,7 +11,7 @@ import chex
 
 
 class Memory(NamedTuple):
-    """All that depends only on the source, computed once.
+    """All that depends only on the source, computed once; what the LSTM networks know of it.
 
     Attributes:
       keys: projected for attention, [B, S, A], or None without a source.
@@ -27,7 +27,11 @@ class Memory(NamedTuple):
 
 
 class Generator(Protocol):
-    """A network that writes sequences. `State` is any pytree whose leaves lead with the lane."""
+    """A network that writes sequences.
+
+    Its state is any pytree whose leaves lead with the lane. Its parameters hold the tokens'
+    embeddings [V, E] under the name 'embedding'.
+    """
 
     noise_size: int
 
@@ -45,8 +49,9 @@ class Generator(Protocol):
     ) -> tuple[chex.Array, Any]:
         """Reads whole sequences [B, T]: logits [B, T, V] and the states after every step.
 
-        Inputs are the start token and all targets but the last, so that logits[:, t] predicts
-        target[:, t]. Equal to T calls of `step` where `train` is false.
+        The state is one of `initial_state`, for T tokens or more. Inputs are the start token and
+        all targets but the last, so that logits[:, t] predicts target[:, t]. Equal to T calls of
+        `step` where `train` is false.
         """
 
     def before_output(
@@ -58,7 +63,10 @@ class Generator(Protocol):
         """
 
     def prefix_state(self, states: Any, t: int) -> Any:
-        """The state after t inputs, from the states of `unroll`."""
+        """The state after t >= 1 inputs, from the states of `unroll`; t may be traced."""
+
+    def word_logits(self, memory: Any) -> chex.Array:
+        """The logit of each word's being used of the source, [B, V]; only where there is one."""
 
 
 class Discriminator(Protocol):

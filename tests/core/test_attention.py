@@ -188,10 +188,83 @@ class MultiHeadTest(chex.TestCase):
 
     @chex.variants(with_jit=True)
     def test_steps_equal_whole_sequences(self):
-        step = self.variant(attention.causal_multi_head_step)
+        """Lanes at different positions of their own, as the prefixes of a rollout are."""
         whole = attention.causal_multi_head(self.weights, self.inputs, np.ones((B, T)))
+
+        def step(cache, inputs, position):
+            new = attention.keys_values(self.weights, inputs[:, None])
+            cache = attention.append(cache, new, position)
+            visible = np.arange(T + 2) <= position[:, None, None]
+            query = attention.queries(self.weights, inputs[:, None])
+            return cache, attention.read(query, cache, visible)[0][:, 0]
+
+        step = self.variant(step)
         cache = attention.empty_cache(self.weights, B, T + 2)  # Longer than is needed.
         cache = jax.tree.map(lambda x: x + 7, cache)  # What lies ahead is never read.
-        for t in range(T):
-            cache, read = step(self.weights, cache, self.inputs[:, t], t)
-            chex.assert_trees_all_close(read, whole[:, t], atol=1e-5)
+        late = np.array([0, 1, 2])
+        for t in range(T + 2):
+            position = np.maximum(t - late, 0)  # The later lanes write their first step again.
+            rows = np.arange(B), np.minimum(position, T - 1)
+            cache, read = step(cache, self.inputs[rows], position)
+            real = position < T
+            chex.assert_trees_all_close(read[real], whole[rows][real], atol=1e-5)
+
+    def test_appending_past_the_end_writes_nothing(self):
+        cache = attention.keys_values(self.weights, self.inputs)
+        new = attention.keys_values(self.weights, self.query[:, :1])
+        after = attention.append(cache, new, jnp.array([T, 1, T + 3]))
+        for before, found, written in zip(cache, after, new, strict=True):
+            expected = np.array(before)
+            expected[1, :, 1] = written[1, :, 0]
+            chex.assert_trees_all_equal(found, expected)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_lanes_read_their_source(self):
+        """Queries of R lanes for each memory, with masks for a source and for every query."""
+        rng = np.random.default_rng(4)
+        inputs = normal(rng, B * R, 2, U)
+        repeated = np.repeat(self.inputs, R, axis=0)
+        lanes = rng.integers(0, 2, (B * R, 2, T))
+        lanes[1] = 0
+
+        def read(inputs, memory, mask):
+            query = attention.queries(self.weights, inputs)
+            return attention.read(query, attention.keys_values(self.weights, memory), mask)
+
+        masks = {
+            "source": (self.mask[:, None], np.repeat(self.mask[:, None], R, axis=0)),
+            "lane": (lanes.reshape(B, R * 2, T), lanes),
+        }
+        for given, expanded in masks.values():
+            found, weights = self.variant(read)(inputs, self.inputs, given)
+            seen = np.broadcast_to(expanded, (B * R, 2, T))
+            expected = multi_head_loop(self.weights, inputs, repeated, seen)
+            chex.assert_trees_all_close(found, expected, atol=1e-5)
+            weights = np.asarray(weights).reshape(B, K, R, 2, T).swapaxes(1, 2)
+            weights = weights.reshape(B * R, K, 2, T)
+            assert (weights[np.broadcast_to(seen[:, None], weights.shape) == 0] == 0).all()
+            any_seen = np.broadcast_to(seen.any(-1)[:, None], weights.shape[:3])
+            np.testing.assert_allclose(weights.sum(-1), any_seen, atol=1e-5)
+
+
+class RotaryTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_equals_turning_complex_numbers(self):
+        rng = np.random.default_rng(0)
+        x, positions = normal(rng, B, K, T, 6), rng.integers(0, 50, (B, 1, T))
+        pairs = x[..., :3] + 1j * x[..., 3:]
+        pairs = pairs * np.exp(1j * positions[..., None] * 10_000.0 ** (-np.arange(3) / 3))
+        expected = np.concatenate([pairs.real, pairs.imag], axis=-1)
+        found = self.variant(attention.rotate)(x, positions)
+        chex.assert_trees_all_close(found, expected.astype(np.float32), atol=1e-4)
+
+    @chex.variants(with_jit=True)
+    def test_products_depend_on_the_distance_alone(self):
+        rng = np.random.default_rng(1)
+        q, k = normal(rng, D), normal(rng, D)
+        product = self.variant(
+            lambda i, j: attention.rotate(q[None], i[None]) @ attention.rotate(k[None], j[None]).T
+        )
+        near = product(jnp.array(3), jnp.array(1))
+        chex.assert_trees_all_close(product(jnp.array(40), jnp.array(38)), near, atol=1e-4)
+        assert np.abs(product(jnp.array(40), jnp.array(37)) - near) > 1e-2

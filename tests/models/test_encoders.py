@@ -4,9 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from seqgan_jax.models.encoders import ENCODERS, ConvolutionalEncoder, FeatureEncoder
+from seqgan_jax.errors import UserError
+from seqgan_jax.models.encoders import (
+    ENCODERS,
+    BiLSTMEncoder,
+    ConvolutionalEncoder,
+    FeatureEncoder,
+    TransformerEncoder,
+)
 
-F = 6
+F, WORDS = 6, 9
 
 
 def parameters(net, source):
@@ -21,9 +28,16 @@ def build(kind, rng, **options):
     if kind == "convolutional":
         net = ConvolutionalEncoder(channels=(4, 8), size=F, **options)
         source = rng.integers(0, 256, (4, 12, 16, 3)).astype(np.uint8)
-    else:
+    elif kind == "features":
         net = FeatureEncoder(size=F, **options)
         source = rng.normal(size=(4, 5, 7)).astype(np.float32)
+    else:
+        if kind == "bilstm":
+            net = BiLSTMEncoder(WORDS, size=F, embedding_size=4, num_layers=2, **options)
+        else:
+            options = {"positions": "learned", "max_length": 5} | options
+            net = TransformerEncoder(WORDS, F, 7, num_layers=1, num_heads=3, **options)
+        source = rng.integers(0, WORDS, (4, 5)).astype(np.int32)
     variables = parameters(net, source)
     encode = jax.jit(lambda source, mask=None: net.apply(variables, source, mask, train=False))
     return net, variables, source, encode
@@ -126,3 +140,70 @@ def test_masked_features_are_unseen():
     )
     np.testing.assert_allclose(summary[3], np.tanh(dense["bias"]), atol=1e-6)
     np.testing.assert_allclose(encode(source)[1][0], summary[0], atol=1e-6)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm_loop(p, name, inputs):
+    """One layer in one direction, in NumPy: [S, I] -> outputs [S, H]."""
+    w = {part: np.asarray(p[f"{name}_{part}"]) for part in ("input", "recurrent", "bias")}
+    h = c = np.zeros(len(w["recurrent"]))
+    outputs = []
+    for x in inputs:
+        i, f, g, o = np.split(x @ w["input"] + h @ w["recurrent"] + w["bias"], 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        outputs.append(h)
+    return np.array(outputs)
+
+
+def test_bilstm_equals_a_loop_over_the_real_tokens():
+    _, variables, source, encode = build("bilstm", np.random.default_rng(3))
+    p = variables["params"]
+    mask = (np.arange(5) < np.array([5, 3, 1, 0])[:, None]).astype(np.float32)
+    positions, summary = encode(source, mask)
+    for b, length in enumerate((5, 3, 1)):
+        x = p["Embed_0"]["embedding"][source[b, :length]]
+        for layer in range(2):
+            forward = lstm_loop(p, f"forward_{layer}", x)
+            backward = lstm_loop(p, f"backward_{layer}", x[::-1])[::-1]
+            x = np.concatenate([forward, backward], axis=1)
+        np.testing.assert_allclose(positions[b, :length], x, atol=1e-5)
+        ends = np.concatenate([forward[-1], backward[0]])
+        expected = np.tanh(ends @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"])
+        np.testing.assert_allclose(summary[b], expected, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(positions)[mask == 0], 0)
+    np.testing.assert_allclose(summary[3], np.tanh(p["Dense_0"]["bias"]), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["bilstm", "transformer"])
+def test_padding_of_tokens_changes_nothing(kind):
+    """Neither what it holds nor how much of it there is."""
+    options = {"positions": "rotary"} if kind == "transformer" else {}
+    net, variables, source, _ = build(kind, np.random.default_rng(4), **options)
+    encode = jax.jit(lambda source, mask: net.apply(variables, source, mask, train=False))
+    mask = (np.arange(5) < np.array([5, 3, 1, 4])[:, None]).astype(np.float32)
+    expected = encode(source, mask)
+    longer = np.where(mask > 0, source, (source + 1) % WORDS)
+    longer = np.pad(longer, ((0, 0), (0, 3)), constant_values=2).astype(np.int32)
+    positions, summary = encode(longer, np.pad(mask, ((0, 0), (0, 3))))
+    np.testing.assert_allclose(summary, expected[1], atol=1e-5)
+    np.testing.assert_allclose(positions[:, :5], expected[0], atol=1e-5)
+    np.testing.assert_array_equal(positions[:, 5:], 0)
+    # Every position knows of every real token, both before and after it.
+    for changed in (0, 2):
+        other = source.copy()
+        other[1, changed] = (other[1, changed] + 1) % WORDS
+        difference = np.abs(encode(other, mask)[0] - expected[0])
+        assert (difference[1, :3].max(-1) > 1e-4).all()
+        assert difference[[0, 2, 3]].max() < 1e-5
+
+
+def test_longer_sources_than_positions_are_refused():
+    net = TransformerEncoder(
+        WORDS, F, 7, num_layers=1, num_heads=3, positions="learned", max_length=4
+    )
+    with pytest.raises(UserError, match=r"config\.encoder\.max_length: 4 learned positions"):
+        net.init(jax.random.key(0), np.zeros((1, 5), np.int32), None, train=False)

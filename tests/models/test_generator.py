@@ -251,6 +251,6 @@ def test_word_logits_are_the_noisy_or_of_the_positions(case):
     each = 1 / (
         1 + np.exp(-(np.asarray(memory.values, np.float64) @ head["kernel"] + head["bias"]))
     )
-    together = 1 - np.prod(1 - each, axis=1)
+    together = 1 - np.prod(1 - each * case.source_mask[:, :, None], axis=1)
     logits = case.net.apply(case.variables, memory, method="word_logits")
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), together, rtol=1e-4)
