@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.reporting.metrics_log import write_atomically
@@ -28,9 +29,9 @@ from seqgan_jax.reporting.metrics_log import write_atomically
 _DPI = 100
 _LINE = 1.3  # height of a line in units of the font's size
 _TRUE, _FALSE = "#1a7f37", "#b42318"
-_GREY = "#57606a"
+GREY = "#57606a"
 # Apart without colour too, by mark and line.
-_STYLES = (
+STYLES = (
     {"color": "#0b5cad", "marker": "o", "linestyle": "-"},
     {"color": "#b42318", "marker": "s", "linestyle": "--"},
     {"color": "#1a7f37", "marker": "^", "linestyle": ":"},
@@ -82,9 +83,9 @@ def caption_sheet(
         cell = [(line, colour, 10.0) for line in _wrap(mark + _printable(caption), 10.0, size)]
         if references is not None:
             reference = "reference: " + _printable(references[i])
-            cell += [(line, _GREY, 8.5) for line in _wrap(reference, 8.5, size)]
+            cell += [(line, GREY, 8.5) for line in _wrap(reference, 8.5, size)]
         if scores is not None:
-            cell.append((f"score {scores[i]:.3f}", _GREY, 8.5))
+            cell.append((f"score {scores[i]:.3f}", GREY, 8.5))
         cells.append(cell)
 
     columns = min(columns, len(images))
@@ -103,7 +104,7 @@ def caption_sheet(
                 _text(figure, left, y, line, points, color=colour)
                 y += _height(points)
         top += size + 0.1 + text_height + gap
-    return _save(figure, path)
+    return _save(figure, path, f"images with captions: {'; '.join(captions)}")
 
 
 def attention_sheet(
@@ -157,8 +158,9 @@ def attention_sheet(
             _text(figure, left + size / 2, y, line, 10.0, ha="center")
         _show(_axes(figure, left, top + title_height + 0.05, size, size), picture)
         y = top + title_height + size + 0.1
-        _text(figure, left + size / 2, y, note, 8.0, ha="center", color=_GREY)
-    return _save(figure, path)
+        _text(figure, left + size / 2, y, note, 8.0, ha="center", color=GREY)
+    described = (f"{word} ({note})" for _, word, note in panels[1:])
+    return _save(figure, path, f"where attention was at each word: {', '.join(described)}")
 
 
 def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -238,9 +240,9 @@ def curves(records: Sequence[Mapping], path: str | os.PathLike, *, columns: int 
         for k, (first, last) in enumerate(itertools.pairwise(bounds)):
             axes.axvspan(first, last, color="#eaeef2" if k % 2 else "white", linewidth=0)
             if k:
-                axes.axvline(first, color=_GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+                axes.axvline(first, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
             axes.text((first + last) / 2, 1.01, str(k + 1), ha="center", va="bottom",
-                      transform=axes.get_xaxis_transform(), fontsize=7.5, color=_GREY)  # fmt: skip
+                      transform=axes.get_xaxis_transform(), fontsize=7.5, color=GREY)  # fmt: skip
         # A line alone would hide a value between two gaps, and a metric measured once.
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) <= 60 else None
@@ -268,25 +270,30 @@ def tradeoff(
     axes: Sequence[str],
     path: str | os.PathLike,
 ) -> np.ndarray:
-    """Draws two figures against each other over the temperature, one curve for each model.
+    """Writes the picture of `tradeoff_figure` as a PNG; returns its pixels, uint8 [H, W, 3].
+
+    Raises:
+      UserError: the file can't be written.
+    """
+    return _save(tradeoff_figure(curves, axes), path)
+
+
+def tradeoff_figure(
+    curves: Mapping[str, Sequence[tuple[float | None, Metric, Metric]]], axes: Sequence[str]
+) -> Figure:
+    """Two figures against each other over the temperature, one curve or point for each model.
 
     Error bars are one standard error. Models differ in their marks and lines as well as their
     colours; the ends of each curve name their temperatures and a ring marks temperature 1.
 
     Args:
-      curves: points (temperature, figure, figure) by the model's name, in order.
+      curves: points (temperature, figure, figure) by the model's name, in order; a temperature of
+        None isn't named.
       axes: the two figures' names.
-      path: the PNG to write.
-
-    Returns:
-      The picture, uint8 [H, W, 3].
-
-    Raises:
-      UserError: the file can't be written.
     """
     figure = Figure(figsize=(7.0, 5.5), dpi=_DPI)
     plot = _axes(figure, 0.8, 0.3, 5.9, 4.55)
-    for (name, points), style in zip(curves.items(), itertools.cycle(_STYLES)):
+    for (name, points), style in zip(curves.items(), itertools.cycle(STYLES)):
         temperatures = [t for t, _, _ in points]
         x, y = ([point[k].value for point in points] for k in (1, 2))
         xerr, yerr = ([point[k].stderr or 0.0 for point in points] for k in (1, 2))
@@ -302,7 +309,7 @@ def tradeoff(
             markersize=5,
             **style,
         )
-        for k in {0, len(points) - 1}:
+        for k in {0, len(points) - 1} if None not in temperatures else ():
             plot.annotate(
                 f"{temperatures[k]:g}",
                 (x[k], y[k]),
@@ -317,12 +324,14 @@ def tradeoff(
     units = [next(iter(curves.values()))[0][k].unit for k in (1, 2)]
     plot.set_xlabel(f"{axes[0]} ({units[0]})", fontsize=9)
     plot.set_ylabel(f"{axes[1]} ({units[1]})", fontsize=9)
-    plot.set_title("numbers: temperatures; ring: temperature 1; bars: one standard error",
-                   fontsize=8, color=_GREY)  # fmt: skip
+    told = "bars: one standard error"
+    if any(t is not None for points in curves.values() for t, _, _ in points):
+        told = f"numbers: temperatures; ring: temperature 1; {told}"
+    plot.set_title(told, fontsize=8, color=GREY)
     plot.tick_params(labelsize=8)
     plot.spines[["top", "right"]].set_visible(False)
     plot.legend(fontsize=9, frameon=False)
-    return _save(figure, path)
+    return figure
 
 
 def figure_array(figure: Figure) -> np.ndarray:
@@ -335,10 +344,13 @@ def figure_array(figure: Figure) -> np.ndarray:
     return np.array(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> np.ndarray:
+def _save(figure: Figure, path: str | os.PathLike, description: str = "") -> np.ndarray:
+    """Writes a PNG; its description says in words what a person sees, for who can't."""
     pixels = figure_array(figure)
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG")
+    encoded, text = io.BytesIO(), PngInfo()
+    if description:
+        text.add_itxt("Description", _printable(description))
+    Image.fromarray(pixels).save(encoded, "PNG", pnginfo=text)
     write_atomically(path, encoded.getvalue())
     return pixels
 
