@@ -43,6 +43,7 @@ def main(argv):
 
         inputs = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)))
         judged = baselines.read(judge, states, tokens)
+        read = baselines.read(policy, states, inputs)
         time_major = lambda states: jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), states)
         return rollout.action_values(
             lambda states, token: baselines.step(policy, memory, states, token),
@@ -50,7 +51,7 @@ def main(argv):
             score,
             tokens=tokens,
             mask=jnp.ones(shape),
-            policy_states=time_major(baselines.read(policy, states, inputs)),
+            policy_states=lambda t: jax.tree.map(lambda x: x.swapaxes(0, 1)[t - 1], read),
             judge_states=time_major(judged),
             features=judged[-1].hidden,
             key=key,

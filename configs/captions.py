@@ -70,6 +70,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         "pretrain_generator",
         "pretrain_discriminator",
         "adversarial",
+        "finetune",
     )
     # The image encoder learns which words belong where, at a tenth of a caption's cost.
     config.phases.pretrain_encoder = phase(
@@ -94,13 +95,34 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         transfer=True,
         discriminator=discriminator_update(learning_rate=1e-3, warmup=50, decay=0.5),
     )
+    adversarial = {"learning_rate": 1e-4, "warmup": 20, "policy_gradient": 1.0, "mle": 1.0}
     config.phases.adversarial = phase(
         steps=60,
         batch_size=32,
         select="quality_diversity",
-        generator=generator_update(learning_rate=1e-4, warmup=20, policy_gradient=1.0, mle=1.0),
+        generator=generator_update(**adversarial),
         discriminator=discriminator_update(learning_rate=3e-4),
     )
+    # From the best adversarial checkpoint, one network at a time.
+    config.phases.finetune = phase(
+        steps=20,
+        batch_size=32,
+        select="quality_diversity",
+        start_from="best",
+        freeze="alternate",
+        freeze_turn=10,
+        generator=generator_update(**adversarial),
+        discriminator=discriminator_update(learning_rate=3e-4),
+    )
+    # Other phases that config.phases.order may name.
+    config.phases.pretrain_adversarial = pretrain_adversarial(
+        generator_update(learning_rate=1e-3, warmup=100, mle=1.0, policy_gradient=0.1),
+        discriminator_update(learning_rate=3e-4, warmup=100),
+        batch_size=32,
+    )
+    config.phases.calibrate = phase(steps=1, select="quality_diversity", freeze="both")
+
+    config.guard = guard()
 
     config.logging = ml_collections.ConfigDict()
     config.logging.every = 20
@@ -123,8 +145,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     return config
 
 
-def phase(**overrides) -> ml_collections.ConfigDict:
-    """A phase in which nothing is updated yet."""
+def phase(generator=None, discriminator=None, **overrides) -> ml_collections.ConfigDict:
+    """A phase; networks without updates stay as they are."""
     config = ml_collections.ConfigDict()
     config.steps = 0
     config.batch_size = 64
@@ -132,9 +154,37 @@ def phase(**overrides) -> ml_collections.ConfigDict:
     config.evaluate_every = 100_000
     config.select = "nll"
     config.transfer = False
-    config.generator = generator_update(updates=0)
-    config.discriminator = discriminator_update(updates=0)
+    config.start_from = ""
+    config.freeze = "none"
+    config.freeze_turn = 1
+    config.frozen = ()
+    config.stop = ml_collections.ConfigDict()
+    config.stop.metrics = ("nll",)
+    config.stop.patience = 0
+    config.stop.min_change = 0.0
+    config.generator = generator or generator_update(updates=0)
+    config.discriminator = discriminator or discriminator_update(updates=0)
     config.update(overrides)
+    return config
+
+
+def pretrain_adversarial(generator, discriminator, **overrides) -> ml_collections.ConfigDict:
+    """Both networks from whatever they are, in turn, until neither held-out loss falls."""
+    config = phase(generator, discriminator, steps=10_000, evaluate_every=500)
+    config.stop.update(metrics=("nll", "discriminator_loss"), patience=3, min_change=0.01)
+    config.update(overrides)
+    return config
+
+
+def guard() -> ml_collections.ConfigDict:
+    """What happens when training breaks."""
+    config = ml_collections.ConfigDict()
+    config.patience = 5
+    config.backoff = 0.5
+    config.limit = 3
+    config.entropy = 0.2
+    config.distinct = 0.05
+    config.stop = False
     return config
 
 
@@ -150,6 +200,9 @@ def generator_update(**overrides) -> ml_collections.ConfigDict:
     config.words = 0.0
     config.policy_gradient = 0.0
     config.entropy = 0.0
+    config.kl = 0.0
+    config.feature_matching = 0.0
+    config.end = ends("mle", "words", "policy_gradient", "entropy", "kl", "feature_matching")
     config.reward = "probability"
     config.values = "rollout"
     config.discount = 0.0
@@ -159,6 +212,10 @@ def generator_update(**overrides) -> ml_collections.ConfigDict:
     config.rollout_decay = 0.8
     config.baseline = "prefix"
     config.baseline_decay = 0.9
+    config.group_size = 1
+    config.normalise = "none"
+    config.reuse = 1
+    config.clip_ratio = 0.2
     config.update(overrides)
     return config
 
@@ -172,11 +229,23 @@ def discriminator_update(**overrides) -> ml_collections.ConfigDict:
     config.warmup = 0
     config.decay = 0.0
     config.smoothing = 0.9
+    config.smoothing_generated = 0.0
     config.mismatch = 0.5
     config.per_step = 0.0
+    config.gradient_penalty = 0.0
+    config.end = ends("mismatch", "gradient_penalty")
+    config.pool = 0
+    config.epochs = 1
     config.fresh = False
+    config.band = ()
+    config.band_every = 20
     config.update(overrides)
     return config
+
+
+def ends(*weights) -> ml_collections.ConfigDict:
+    """Weights at the phase's end; as at its start where none is set."""
+    return ml_collections.ConfigDict({name: config_dict.placeholder(float) for name in weights})
 
 
 def _smoke(config):
@@ -199,9 +268,12 @@ def _smoke(config):
         ("pretrain_generator", 30),
         ("pretrain_discriminator", 10),
         ("adversarial", 10),
+        ("finetune", 8),
+        ("pretrain_adversarial", 10),
     ):
         config.phases[name].steps = steps
         config.phases[name].batch_size = 16
+    config.phases.finetune.freeze_turn = 4
     config.logging.every = 1
     config.logging.checkpoint_every = 8
     config.evaluation.batch_size = 16
@@ -223,7 +295,7 @@ def _flickr8k(config):
     config.generator.dropout = 0.5
     config.discriminator.embedding_size = 128
     config.discriminator.dropout = 0.5
-    config.phases.order = ("pretrain_generator", "pretrain_discriminator", "adversarial")
+    config.phases.order = config.phases.order[1:]
     config.phases.pretrain_generator.update(batch_size=32, targets=5, steps=600)
     config.phases.pretrain_generator.evaluate_every = 100
     config.phases.pretrain_generator.generator.update(learning_rate=2e-3)
@@ -250,13 +322,15 @@ def _large(config):
     config.discriminator.feature_size = 512
     config.discriminator.num_heads = 8
     config.discriminator.head_size = 64
-    config.phases.order = ("pretrain_generator", "pretrain_discriminator", "adversarial")
+    config.phases.order = config.phases.order[1:]
     config.phases.pretrain_generator.update(batch_size=512, targets=5, steps=15_000)
     config.phases.pretrain_generator.evaluate_every = 1000
     config.phases.pretrain_generator.generator.update(learning_rate=5e-4, warmup=1000)
     config.phases.pretrain_discriminator.update(batch_size=512, steps=5000)
     config.phases.adversarial.update(batch_size=256, steps=10_000, evaluate_every=1000)
-    config.phases.adversarial.generator.update(num_rollouts=8, rollout_chunk=8)
+    config.phases.finetune.update(batch_size=256, steps=2000, freeze_turn=500, evaluate_every=500)
+    for name in ("adversarial", "finetune"):
+        config.phases[name].generator.update(num_rollouts=8, rollout_chunk=8)
     config.logging.every = 100
     config.logging.checkpoint_every = 1000
     config.evaluation.validation_limit = 1000

@@ -11,7 +11,13 @@ published one, with which figures can be set beside the paper's.
 import ml_collections
 from ml_collections import config_dict
 
-from configs.captions import discriminator_update, generator_update, phase
+from configs.captions import (
+    discriminator_update,
+    generator_update,
+    guard,
+    phase,
+    pretrain_adversarial,
+)
 
 # Updates that see each of the 10,000 training sequences once, 64 at a time.
 EPOCH = 156
@@ -58,42 +64,63 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.discriminator.dropout = 0.25
 
     config.phases = ml_collections.ConfigDict()
-    config.phases.order = ("pretrain_generator", "pretrain_discriminator", "adversarial")
+    config.phases.order = (
+        "pretrain_generator",
+        "pretrain_discriminator",
+        "adversarial",
+        "finetune",
+    )
     config.phases.pretrain_generator = phase(
         steps=16 * EPOCH,
         evaluate_every=2 * EPOCH,
         select="nll",
         generator=generator_update(learning_rate=3e-3, warmup=EPOCH, decay=1.0, mle=1.0),
     )
+    judged = {"learning_rate": 3e-3, "smoothing": 1.0, "mismatch": 0.0, "per_step": 1.0}
     # Stopped before it memorises the training sequences, of which it sees 5 epochs.
-    discriminator = discriminator_update(
-        learning_rate=3e-3, smoothing=1.0, mismatch=0.0, per_step=1.0
-    )
     config.phases.pretrain_discriminator = phase(
         steps=200,
         batch_size=256,
         select="discriminator_accuracy",
-        discriminator=discriminator,
+        discriminator=discriminator_update(**judged),
     )
     # A round: the generator learns from a discriminator that then gives way to a new one.
-    discriminator = discriminator.copy_and_resolve_references()
-    discriminator.update(updates=200, batch_size=256, fresh=True)
-    rounds = 20 + discriminator.updates
+    rewarded = {
+        "learning_rate": 1e-4,
+        "policy_gradient": 1.0,
+        "reward": "log_ratio",
+        "values": "dense",
+        "baseline": "position",
+    }
+    updates = 200
+    rounds = 20 + updates
     config.phases.adversarial = phase(
         steps=8 * rounds,
         batch_size=512,
         evaluate_every=rounds,
         select="quality_diversity",
-        generator=generator_update(
-            updates=20,
-            learning_rate=1e-4,
-            policy_gradient=1.0,
-            reward="log_ratio",
-            values="dense",
-            baseline="position",
-        ),
-        discriminator=discriminator,
+        generator=generator_update(updates=20, **rewarded),
+        discriminator=discriminator_update(updates=updates, batch_size=256, fresh=True, **judged),
     )
+    # From the best round, one network at a time.
+    config.phases.finetune = phase(
+        steps=40,
+        batch_size=512,
+        select="quality_diversity",
+        start_from="best",
+        freeze="alternate",
+        freeze_turn=20,
+        generator=generator_update(**rewarded),
+        discriminator=discriminator_update(batch_size=256, **judged),
+    )
+    # Other phases that config.phases.order may name.
+    config.phases.pretrain_adversarial = pretrain_adversarial(
+        generator_update(mle=1.0, warmup=EPOCH, **rewarded | {"policy_gradient": 0.1}),
+        discriminator_update(**judged),
+    )
+    config.phases.calibrate = phase(steps=1, select="quality_diversity", freeze="both")
+
+    config.guard = guard()
 
     config.logging = ml_collections.ConfigDict()
     config.logging.every = 100
@@ -138,20 +165,17 @@ def _paper(config):
         generator=generator_update(learning_rate=1e-2, mle=1.0),
     )
     # 32 real and 32 generated sequences an update, so twice as many updates an epoch.
-    discriminator = discriminator_update(
-        learning_rate=1e-4, smoothing=1.0, mismatch=0.0, pool=10_000, epochs=3
-    )
+    judged = {"learning_rate": 1e-4, "smoothing": 1.0, "mismatch": 0.0, "pool": 10_000, "epochs": 3}
     config.phases.pretrain_discriminator = phase(
         steps=50 * 3 * 2 * EPOCH,
         batch_size=32,
         evaluate_every=10 * 3 * 2 * EPOCH,
         select="discriminator_accuracy",
-        discriminator=discriminator,
+        discriminator=discriminator_update(**judged),
     )
     # A round is one update of the generator, then five times three epochs of the discriminator.
-    discriminator = discriminator.copy_and_resolve_references()
-    discriminator.update(updates=5 * 3 * 2 * EPOCH, batch_size=32)
-    rounds = 1 + discriminator.updates
+    updates = 5 * 3 * 2 * EPOCH
+    rounds = 1 + updates
     config.phases.adversarial = phase(
         steps=200 * rounds,
         batch_size=64,
@@ -166,8 +190,11 @@ def _paper(config):
             baseline="position",
             baseline_decay=1.0,  # it stays at zero: none
         ),
-        discriminator=discriminator,
+        discriminator=discriminator_update(updates=updates, batch_size=32, **judged),
     )
+    # The paper ends there, and has no maximum likelihood beside rewards.
+    config.phases.order = config.phases.order[:3]
+    del config.phases.finetune, config.phases.pretrain_adversarial
     config.logging.every = 300
     config.logging.checkpoint_every = rounds
 
@@ -189,10 +216,14 @@ def _smoke(config):
         ("pretrain_generator", 30),
         ("pretrain_discriminator", 10),
         ("adversarial", 12),
+        ("finetune", 8),
+        ("pretrain_adversarial", 12),
     ):
         config.phases[name].update(steps=steps, batch_size=16, evaluate_every=100)
     config.phases.adversarial.generator.updates = 1
     config.phases.adversarial.discriminator.update(updates=2, batch_size=0)
+    config.phases.finetune.freeze_turn = 4
+    config.phases.finetune.discriminator.batch_size = 0
     config.logging.checkpoint_every = 8
     config.evaluation.batch_size = 50
     config.evaluation.validation_limit = 200

@@ -1,28 +1,34 @@
 """What the entry points do: train, generate, evaluate."""
 
 import ctypes
+import importlib
 import json
 import logging
 import os
+import runpy
+import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from absl import flags
 
 from seqgan_jax import tasks
 from seqgan_jax.core.sampling import Truncation
 from seqgan_jax.errors import UserError
-from seqgan_jax.evaluation import held_out, sweep
-from seqgan_jax.evaluation.report import table, write_evaluation
+from seqgan_jax.evaluation import embedders, held_out, sweep
+from seqgan_jax.evaluation import samples as sample_files
+from seqgan_jax.evaluation import text as text_metrics
+from seqgan_jax.evaluation.report import metrics, plain, table, write_evaluation, write_json
 from seqgan_jax.files import replace_file
 from seqgan_jax.models import build
-from seqgan_jax.reporting import pictures
+from seqgan_jax.reporting import html_report, model_card, pictures
 from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import phases as schedule
@@ -32,9 +38,11 @@ from seqgan_jax.training.state import TrainState
 from seqgan_jax.training.steps import Steps
 
 # What may differ between a run and its continuation.
-_MAY_CHANGE = ("logging.", "evaluation.")
+_MAY_CHANGE = ("logging.", "evaluation.", "guard.")
 _MAY_CHANGE_IN_PHASES = ("steps", "evaluate_every")
 BEAM_SIZE = 3
+# Sources of a request that are written for at once.
+PART = 100
 TEMPERATURES = tuple(round(0.1 * tenth, 1) for tenth in range(5, 16))
 
 
@@ -44,10 +52,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     A configuration's unknown keys, wrong types and unknown variants are found here too.
     """
     try:
+        flags.FLAGS.set_gnu_getopt()  # options may stand behind the names of --compare A B C
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
             _ = flags.FLAGS.config.task  # a file that can't be read is told of at its first use
-        if len(rest) == 1:
+        if len(rest) == 1 or ("compare" in flags.FLAGS and flags.FLAGS["compare"].value):
             return rest
         message = f"'{rest[1]}' belongs to no option; repeat the option before every value"
     except flags.Error as error:
@@ -133,23 +142,31 @@ class Run:
             _claim(workdir, config)
         self.config = _saved_config(workdir) if config is None else config
         self.phases = schedule.parse(self.config.phases)
+        guard = schedule.parse_guard(self.config.get("guard", {}))
         self.task = tasks.load(self.config, workdir, progress)
         if config is not None:
             source = self.task.template()["source"]
             build.check_encoder(config.encoder, source)
             if source is None:
                 _check_without_sources(self.phases)
+            _check_discriminator(self.phases, config.discriminator)
         self.steps = Steps(
-            build.generator(self.config, self.task.codec.vocabulary),
-            build.discriminator(self.config, self.task.codec.vocabulary),
+            build.generator(
+                self.config, self.task.codec.vocabulary, self.task.source_vocabulary
+            ),
+            build.discriminator(
+                self.config, self.task.codec.vocabulary, self.task.source_vocabulary
+            ),
             self.task.codec.vocabulary,
             self.task.length,
             self.config.clip,
-            pool=max(p.discriminator.pool if p.discriminator else 0 for p in self.phases),
+            phases=self.phases,
         )
         self.loop = Loop(
-            self.config, workdir, self.task, self.steps, self.phases, progress, profile
+            self.config, workdir, self.task, self.steps, self.phases, guard, progress, profile
         )
+        if config is not None and any(phase.frozen for phase in self.phases):
+            schedule.check_frozen(self.phases, self.loop.parameters())
         if config is not None:
             # Last, so that a directory is not taken by a configuration that was refused.
             with replace_file(workdir / "config.json") as file:
@@ -170,6 +187,26 @@ def _check_without_sources(phases: Sequence[schedule.Phase]) -> None:
             raise UserError(f"{where}.generator.words: this task has no sources; set 0")
         if phase.discriminator and phase.discriminator.mismatch:
             raise UserError(f"{where}.discriminator.mismatch: this task has no sources; set 0")
+
+
+def _check_discriminator(
+    phases: Sequence[schedule.Phase], config: ml_collections.ConfigDict
+) -> None:
+    """Refuses losses for which the discriminator isn't made."""
+    for phase in phases:
+        where = f"config.phases.{phase.name}"
+        if phase.generator and phase.generator.has("feature_matching") and config.kind == "cnn":
+            raise UserError(
+                f"{where}.generator.feature_matching: the cnn discriminator has no features of "
+                "prefixes; set 0, or choose the lstm or window discriminator"
+            )
+        reads_more = config.kind == "window" or config.get("likelihood", False)
+        if phase.discriminator and phase.discriminator.has("gradient_penalty") and reads_more:
+            raise UserError(
+                f"{where}.discriminator.gradient_penalty: needs a discriminator that reads tokens "
+                "by one embedding and by nothing else; set 0, or choose cnn, or lstm with "
+                "config.discriminator.likelihood=False"
+            )
 
 
 def _saved_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -252,17 +289,81 @@ def train(
         pictures.curves(read_metrics(directory), directory / "curves.png")
         folder = directory / "samples" / "final"
         drawn = run.task.illustrate(folder, VALIDATION, found.samples, found.attention)
+        write_evaluation(
+            directory / "validation.json",
+            task=config.task,
+            split=VALIDATION,
+            checkpoint="last",
+            seed=config.seed,
+            metrics=found.figures,
+        )
+        _document(run)
+        closing = [] if quiet else list(_closing(run, state, found.samples))
         progress.finish()
     if not quiet:
         print(f"this run is finished; on {found.figures['nll'].n} held-out {run.task.items}:")
         print(table({VALIDATION: found.figures}))
-        print(f"{run.task.items} that it writes for data that it never saw:")
-        for sample in found.samples:
-            print(f"  {run.task.decode(sample.tokens[0])}")
+        for title, samples in closing:
+            print(title)
+            for sample in samples:
+                print(f"  {run.task.decode(sample.tokens[0])}")
         files = [folder / f"{name}.png" for name in drawn] + [directory / "curves.png"]
         print(f"pictures: {', '.join(map(str, files))}")
+        print(f"report: {directory / html_report.FILE_NAME}")
         if profile:
             print(f"traces of {profile} steps a phase: {directory / 'profile'}")
+
+
+def _document(run: Run) -> None:
+    """Writes the run's model card and its report."""
+    state = jax.eval_shape(lambda: run.steps.init(run.config.seed, run.task.template()))
+    parameters = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(getattr(state, name).params))
+        for name in ("generator", "discriminator")
+    }
+    model_card.write(
+        run.workdir,
+        items=run.task.items,
+        parameters=parameters,
+        message=run.task.message,
+        command=_command(run.config),
+    )
+    html_report.write(run.workdir)
+
+
+def _command(config: ml_collections.ConfigDict) -> str | None:
+    """What trains a run of this configuration; None where the task's file hasn't its options."""
+    file = f"configs/{config.task}.py"
+    try:
+        content = runpy.run_path(str(Path(__file__).parents[1] / file))
+        default = _flat(content["get_config"](config.variant))
+    except (OSError, ValueError, UserError):
+        return None
+    values = _flat(config)
+    if values.keys() != default.keys():
+        return None
+    changed = [f"--config.{name}={x}" for name, x in values.items() if x != default[name]]
+    return shlex.join(["python", "train.py", f"--config={file}:{config.variant}", *changed])
+
+
+def _closing(
+    run: Run, state: TrainState, samples: Sequence[held_out.Sample]
+) -> Iterator[tuple[str, Sequence[held_out.Sample]]]:
+    """What a finished run shows of what it writes: titles, and samples below them.
+
+    Those of the last evaluation, or new ones at each of `config.evaluation.temperatures`.
+    """
+    temperatures = run.config.evaluation.get("temperatures", ())
+    if not temperatures:
+        yield f"{run.task.items} that it writes for data that it never saw:", samples
+    for temperature in temperatures:
+        count = len(samples)
+        batches = run.task.sources(VALIDATION, batch_size=count, limit=count)
+        truncation = Truncation(temperature, banned=run.task.banned)
+        written = held_out.write(
+            run.steps, state, batches, seed=run.config.seed, num_samples=1, truncation=truncation
+        )
+        yield f"{run.task.items} that it writes at temperature {temperature:g}:", list(written)
 
 
 def generate(
@@ -275,8 +376,11 @@ def generate(
     beam_size: int,
     rerank: int,
     prefix: str,
+    length: int | None,
+    banned: Sequence[str],
     checkpoint: str,
-    output: str,
+    form: str,
+    output: str | None,
 ) -> None:
     """Writes for what a user asks, as lines of text or as JSON.
 
@@ -290,8 +394,14 @@ def generate(
       beam_size: how many of the most probable sequences to search instead; 0 to draw.
       rerank: how many times more sequences to draw and leave to the discriminator's choice.
       prefix: how each begins.
+      length: tokens of a sequence at most, its end included; None for as many as in training.
+      banned: tokens that are never written.
       checkpoint: 'last', 'best' or a phase's name.
-      output: 'text' or 'json'.
+      form: 'text' or 'json'.
+      output: the file to write to; None for standard output.
+
+    Raises:
+      UserError: for options that make no sense, or that this model has no use for.
     """
     _check_truncation(truncation)
     for option, value in (("num_samples", num_samples), ("beam_size", beam_size + 1)):
@@ -300,40 +410,74 @@ def generate(
     if beam_size and rerank > 1:
         raise UserError("--rerank: of no use to a beam search; leave out one of the two")
     compilation_cache()
-    with Progress(quiet=True) as progress:
+    with Progress(quiet=output is None) as progress:
         run = Run(Path(workdir), None, progress)
         task = run.task
+        if length is not None and not 1 <= length <= task.length:
+            raise UserError(
+                f"--length={length}: this model writes 1 to {task.length} tokens; set one of these"
+            )
         for option, value in options.items():
             if value is not None and option not in task.options:
                 raise UserError(f"--{option}: of no use to a model of {task.name}; leave it out")
         names, batch = task.request(options)
         forced = task.prefix(prefix)
-        if len(forced) >= task.length:
-            raise UserError(f"--prefix: longer than the {task.length} tokens of its {task.items}")
+        if len(forced) >= (length or task.length):
+            raise UserError(
+                f"--prefix: longer than the {length or task.length} tokens of its {task.items}"
+            )
+        never = tasks.banned(task, banned) if banned else task.banned
         state = run.restore(checkpoint)
-    how = {"seed": seed, "forced": forced}
-    if beam_size:
-        samples = held_out.search(
-            run.steps, state, [batch], width=beam_size, banned=task.banned, **how
-        )
-    else:
-        truncation = truncation._replace(banned=task.banned)
-        samples = held_out.write(
-            run.steps,
-            state,
-            [batch],
-            num_samples=num_samples,
-            truncation=truncation,
-            rerank=rerank,
-            **how,
-        )
-    written = list(zip(names, samples, strict=True))
-    if output == "json":
+        run.steps.length = length or task.length
+        how = {"seed": seed, "forced": forced}
+        # Without a source each sequence is a row of its own, so that any number can be written.
+        alone = batch["source"] is None and not beam_size
+        if alone:
+            rows = np.arange(num_samples, dtype=np.int32)
+            batch = batch | {"example_id": rows, "weight": np.ones(num_samples, np.float32)}
+        count = len(batch["weight"])
+        batches = progress.track(_parts(batch, PART), -(-count // PART), f"writing {task.items}")
+        if beam_size:
+            samples = held_out.search(
+                run.steps, state, batches, width=beam_size, banned=never, **how
+            )
+        else:
+            samples = held_out.write(
+                run.steps,
+                state,
+                batches,
+                num_samples=1 if alone else num_samples,
+                truncation=truncation._replace(banned=never),
+                rerank=rerank,
+                **how,
+            )
+        if alone:
+            samples = [held_out.Sample(*map(np.concatenate, zip(*samples, strict=True)))]
+        written = list(zip(names, samples, strict=True))
+    if form == "json":
         rows = [task.row(name, sample) for name, sample in written]
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        text = json.dumps(rows, indent=1, ensure_ascii=False)
+    else:
+        text = "\n".join(line for name, sample in written for line in task.describe(name, sample))
+    if output is None:
+        print(text)
         return
-    for name, sample in written:
-        print(*task.describe(name, sample), sep="\n")
+    try:
+        with replace_file(Path(output)) as file:
+            file.write(text.encode() + b"\n")
+    except OSError as error:
+        raise UserError(
+            f"--output={output}: can't be written ({error.strerror}); name another file"
+        ) from error
+
+
+def _parts(batch: dict, size: int) -> Iterator[dict]:
+    """The rows of a batch, `size` at a time; the last part is filled up with rows of weight 0."""
+    count = len(batch["weight"])
+    for start in range(0, count, size):
+        rows = np.arange(start, start + min(size, count))
+        part = jax.tree.map(lambda x, rows=rows: x[np.minimum(rows, count - 1)], batch)
+        yield part | {"weight": part["weight"] * (rows < count)}
 
 
 def _check_truncation(truncation: Truncation) -> None:
@@ -399,6 +543,7 @@ def evaluate(
             lines = _evaluate(
                 run, split, checkpoints, part, num_samples, num_noise, beam_size, rerank
             )
+        _document(run)
     print(*lines, f"written: {directory / 'evaluation.json'}", sep="\n")
 
 
@@ -456,7 +601,7 @@ def _beam_figures(run: Run, state, split, part, beam_size):
     found = held_out.search(
         run.steps, state, run.task.sources(split, **size), seed=part["seed"], width=beam_size
     )
-    best = [held_out.Sample(*(x[:1] for x in sample)) for sample in found]
+    best = [held_out.Sample(*(x[:1] for x in sample[:4])) for sample in found]
     figures = run.task.evaluate(split, best, None, thorough=True)
     return {f"beam_{name}": figures[name] for name in run.task.beam if name in figures}
 
@@ -483,3 +628,250 @@ def _sweep(run: Run, split, checkpoints, part, progress) -> list[str]:
     }
     pictures.tradeoff(points, shown[:2], picture)
     return [*sweep.lines(curves, shown), f"picture: {picture}"]
+
+
+def judge_samples(
+    names: Sequence[str],
+    *,
+    references: str,
+    training: str | None,
+    tokenizer: str,
+    embedder: str | None,
+    calibrate: bool,
+    checkpoint: str,
+    swept: str | None,
+    num_samples: int | None,
+    seed: int,
+    output: str | None,
+    picture: str | None,
+) -> None:
+    """Judges files of samples, and samples drawn from runs, against one file of real text.
+
+    Args:
+      names: files, see `evaluation.samples.read`, and runs' directories.
+      references: a file of real text that no model was trained on.
+      training: a file of the text that they were trained on, for novelty; or None.
+      tokenizer: of `evaluation.samples.TOKENIZERS`.
+      embedder: see `evaluation.embedders.load`; None for the default one.
+      calibrate: whether real text is judged too, see `evaluation.samples.judge`.
+      checkpoint: of the runs: 'last', 'best' or a phase's name.
+      swept: 'temperature' to draw from runs at every temperature; or None.
+      num_samples: to draw from a run; None for as many as a file is judged by.
+      seed: of everything drawn.
+      output: the JSON file to write, or None.
+      picture: the PNG of quality against diversity, or None.
+
+    Raises:
+      UserError: for files or runs that can't be used.
+    """
+    compilation_cache()
+    split, separator = sample_files.TOKENIZERS[tokenizer]
+    real = sample_files.read(Path(references), tokenizer)
+    known = training and sample_files.read(Path(training), tokenizer)
+    if known:
+        sample_files.refuse_same("training", Path(training), known, Path(references), real)
+    how = {
+        "calibrate": calibrate,
+        "seed": seed,
+        "embedder": embedder or embedders.default(),
+        "separator": separator,
+    }
+    number = num_samples or len(real) // (2 if calibrate else 1)
+    texts, drawn = {}, {}
+    with Progress() as progress:
+        track = lambda title: lambda steps: progress.track(steps, len(steps), title)
+        for name in names:
+            path = Path(name)
+            if not path.is_dir():
+                if not path.exists():
+                    raise UserError(f"{name}: no such file or run; name one that exists")
+                texts[name] = sample_files.read(path, tokenizer)
+                sample_files.refuse_same("samples", path, texts[name], Path(references), real)
+                continue
+            run = Run(path, None, progress)
+            state = run.restore(checkpoint)
+            for t in TEMPERATURES if swept else (1.0,):
+                lines = _drawn(run, state, number, t, seed, f"{name} at temperature {t:g}")
+                drawn.setdefault(name, {})[t] = [tuple(split(line)) for line in lines]
+            texts[name] = drawn[name][1.0]
+        if swept and not drawn:
+            raise UserError("--sweep: files of samples have no temperature; name a run")
+        columns, note = sample_files.judge(texts, real, known, thorough=True, track=track, **how)
+        curves = {name: {1.0: columns[name]} for name in texts}
+        if swept:
+            flat = {(name, t): found for name, by in drawn.items() for t, found in by.items()}
+            tracked = progress.track(flat.items(), len(flat), "judging temperatures")
+            at = {
+                key: sample_files.judge({key: found}, real, known, thorough=False, **how)[0][key]
+                for key, found in tracked
+            }
+            curves |= {name: {t: at[name, t] for t in by} for name, by in drawn.items()}
+    lines = [table(columns), note]
+    content = {
+        "references": references,
+        "training": training,
+        "tokenizer": tokenizer,
+        "embedder": how["embedder"],
+        "seed": seed,
+        "judged": note,
+        "metrics": {title: plain(found) for title, found in columns.items()},
+    }
+    if swept:
+        content["sweep"] = {
+            name: [{"temperature": t, "metrics": plain(m)} for t, m in curves[name].items()]
+            for name in drawn
+        }
+        lines += sweep.lines({name: curves[name] for name in drawn}, text_metrics.AXES)
+    if calibrate:
+        curves[sample_files.REFERENCES] = {1.0: columns[sample_files.REFERENCES]}
+    swept_names = drawn if swept else ()
+    _finish(lines, content, curves, swept_names, text_metrics.AXES, output, picture)
+
+
+def _drawn(run: Run, state, count: int, temperature: float, seed: int, title: str) -> list[str]:
+    """What a run without sources writes, as lines."""
+    task = run.task
+    if task.template()["source"] is not None:
+        raise UserError(
+            f"{run.workdir}: a model of {task.name} writes for sources; leave out --references to "
+            "compare its evaluation.json"
+        )
+    _, batch = task.request({})
+    rows = np.arange(count, dtype=np.int32)
+    batch = batch | {"example_id": rows, "weight": np.ones(count, np.float32)}
+    parts = run.progress.track(_parts(batch, PART), -(-count // PART), f"drawing from {title}")
+    truncation = Truncation(temperature, banned=task.banned)
+    written = held_out.write(
+        run.steps, state, parts, seed=seed, num_samples=1, truncation=truncation
+    )
+    return [task.decode(sample.tokens[0]) for sample in written]
+
+
+def compare(names: Sequence[str], *, swept: str | None, output: str, picture: str) -> None:
+    """Sets runs side by side by what `evaluate` wrote of each; see `judge_samples` for samples.
+
+    Args:
+      names: runs' directories.
+      swept: 'temperature' for the curves that they hold; or None.
+      output: the JSON file to write.
+      picture: the PNG of the task's two main figures against each other, if it has such.
+
+    Raises:
+      UserError: for a run that wasn't evaluated, or runs of different tasks or data.
+    """
+    found = {name: _evaluated(name, swept) for name in names}
+    for key in ("task", "split"):
+        values = {name: content[key] for name, content in found.items()}
+        if len(set(values.values())) > 1:
+            told = ", ".join(f"{value} of {name}" for name, value in values.items())
+            raise UserError(f"--compare: different {key}s have nothing in common: {told}")
+    task = found[names[0]]["task"]
+    axes = getattr(importlib.import_module(f"seqgan_jax.tasks.{task}"), tasks.TASKS[task]).sweep[:2]
+    columns = {name: metrics(content["metrics"]) for name, content in found.items()}
+    lines, curves = [table(columns)], {name: {1.0: column} for name, column in columns.items()}
+    content = {name: {k: v for k, v in found[name].items() if k != "sweep"} for name in names}
+    if swept:
+        for name in names:
+            # The last checkpoint named is the one whose figures stand beside the sweep.
+            *_, last = found[name]["sweep"]["checkpoints"].values()
+            content[name]["sweep"] = last
+            points = last["points"]
+            curves[name] = {p["temperature"]: metrics(p["metrics"]) for p in points}
+        lines += sweep.lines(curves, axes)
+    _finish(lines, content, curves, names if swept else (), axes, output, picture)
+
+
+def _evaluated(name: str, swept: str | None) -> dict:
+    """What a run's evaluation.json holds."""
+    if Path(name).is_file():
+        raise UserError(
+            f"{name}: samples can't be judged without real text; name a file of it: --references"
+        )
+    command = f"python evaluate.py --workdir={name}"
+    try:
+        content = json.loads((Path(name) / "evaluation.json").read_text())
+        if "metrics" not in content:
+            raise ValueError("a sweep alone")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{name}: hasn't been evaluated; first {command}") from error
+    if swept and "sweep" not in content:
+        raise UserError(f"{name}: hasn't been swept; first {command} --sweep={swept}")
+    return content
+
+
+def _finish(lines, content, curves, swept, axes, output, picture) -> None:
+    """Writes the figures and the picture of a comparison, and prints what it found."""
+    if output:
+        write_json(Path(output), content)
+        lines.append(f"written: {output}")
+    if picture and axes:
+        # A temperature is named only where there are several.
+        points = {
+            name: [(t if name in swept else None, m[axes[0]], m[axes[1]]) for t, m in by.items()]
+            for name, by in curves.items()
+        }
+        pictures.tradeoff(points, axes, picture)
+        lines.append(f"picture: {picture}")
+    print(*lines, sep="\n")
+
+
+def evaluate_or_compare(
+    workdir: str | None,
+    samples: str | None,
+    compared: Sequence[str],
+    *,
+    run: Mapping[str, Any],
+    text: Mapping[str, Any],
+    swept: str | None,
+    seed: int,
+    output: str | None,
+) -> None:
+    """Does what one of three options asks: `evaluate`, `judge_samples` or `compare`.
+
+    Args:
+      workdir: a run to evaluate, or None.
+      samples: a file of samples to judge, or None.
+      compared: runs and files to set side by side, or none.
+      run: further arguments of `evaluate`.
+      text: further arguments of `judge_samples`.
+      swept: 'temperature', or None.
+      seed: of everything drawn.
+      output: the JSON file to write, or None for the usual one.
+
+    Raises:
+      UserError: for none or several of the three, or options that go with another.
+    """
+    if sum(map(bool, (workdir, samples, compared))) != 1:
+        raise UserError("give one of --workdir=RUN, --samples=FILE and --compare A B C")
+    references = text["references"]
+    if workdir:
+        for option, value in (("references", references), ("output", output)):
+            if value:
+                raise UserError(
+                    f"--{option}: of no use to --workdir; --compare {workdir} judges what it writes"
+                )
+        evaluate(workdir, swept=swept, seed=seed, **run)
+        return
+    if len(set(compared)) < len(compared):
+        raise UserError("--compare: names something twice; leave one of them out")
+    if samples and not references:
+        raise UserError(f"--references: none given; name real text to judge {samples} by")
+    if samples and Path(samples).is_dir():
+        raise UserError(f"--samples={samples}: is a directory; name a file, or --compare a run")
+    if compared:
+        output = output or "comparison.json"
+    picture = str(Path(output).with_suffix(".png")) if compared else None
+    if not references:
+        compare(compared, swept=swept, output=output, picture=picture)
+        return
+    checkpoint = run["checkpoints"][0]
+    judge_samples(
+        compared or [samples],
+        **text,
+        checkpoint=checkpoint,
+        swept=swept,
+        num_samples=run["num_samples"],
+        seed=seed,
+        output=output,
+        picture=picture,
+    )

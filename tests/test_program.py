@@ -3,14 +3,17 @@
 import json
 import platform
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
+from ml_collections import config_flags
 from PIL import Image
 
 from seqgan_jax import program
@@ -228,7 +231,7 @@ def test_bad_photographs(refused_training, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"encoder.kind": "transformer"}, ["config.encoder.kind", "convolutional, features"]),
+        ({"encoder.kind": "pyramid"}, ["config.encoder.kind", "convolutional, features"]),
         ({"encoder.kind": "convolutional"}, ["config.encoder.kind", "set it to features"]),
         ({"encoder.size": 0}, ["config.encoder.size: 0"]),
         ({"encoder.channels": (8,) * 5}, ["config.encoder.channels", "32 x 32 pixels"]),
@@ -366,6 +369,30 @@ def test_evaluate_writes_every_figure(call, finished_run, tmp_path):
             assert set(figure) == {"value", "stderr", "n", "unit"}
         assert found["metrics"]["nll"]["n"] == 8
     assert "one caption for all" in text
+    for document in ("model_card.md", "report.html"):
+        assert "last on test data" in (tmp_path / "run" / document).read_text()
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_finished_run_documents_itself(finished, monkeypatch):
+    workdir, run = finished
+    text = (workdir / "report.html").read_text()
+    assert "Finished after" in text
+    assert "last on validation data" in text
+    card = (workdir / "model_card.md").read_text()
+    assert "last on validation data" in card
+    state = run.restore("last")
+    for name in ("generator", "discriminator"):
+        count = sum(np.size(leaf) for leaf in jax.tree.leaves(getattr(state, name).params))
+        assert f"| {name} | {count:,} |" in card
+    # The card's command has the run's own configuration.
+    (command,) = [line for line in card.splitlines() if line.startswith("python train.py ")]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", shlex.split(command)[1:])
+    parser = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=parser)
+    parser(sys.argv)
+    assert parser.config.to_dict() == run.config.to_dict()
 
 
 def test_endless_data_needs_a_limit(refused, scenes_run):
@@ -483,6 +510,143 @@ def test_oracle_variants_are_whole(variant):
     phases = schedule.parse(config.phases)
     assert [phase.name for phase in phases] == list(config.phases.order)
     assert config.generator.noise_size == 0
+    assert not any(phase.discriminator and phase.discriminator.mismatch for phase in phases)
+
+
+# Text
+
+
+@pytest.fixture(scope="module")
+def text_options(tmp_path_factory):
+    """What makes configs/text.py:smoke tiny, on 60 lines of six words."""
+    path = tmp_path_factory.mktemp("text") / "lines.txt"
+    rng = np.random.default_rng(0)
+    words = ("a", "red", "dog", "cat", "runs", "sits")
+    lines = [" ".join(rng.choice(words, rng.integers(2, 6))) for _ in range(60)]
+    path.write_text("\n".join(lines))
+    options = {
+        "data.path": str(path),
+        "data.validation_share": 0.2,
+        "data.test_share": 0.2,
+        "codec.min_count": 1,
+        "codec.max_length": 6,
+        "generator.num_layers": 1,
+        "discriminator.num_layers": 1,
+        "evaluation.batch_size": 4,
+        "evaluation.validation_limit": 8,
+        "evaluation.num_pictures": 2,
+        "evaluation.temperatures": (0.5, 1.0),
+    }
+    for name in ("pretrain_generator", "pretrain_discriminator", "adversarial"):
+        options |= {f"phases.{name}.steps": 2, f"phases.{name}.batch_size": 4}
+    return options
+
+
+@pytest.fixture(scope="module")
+def text_config(text_options):
+    config = runpy.run_path(str(ROOT / "configs" / "text.py"))["get_config"]("smoke")
+    config.update_from_flattened_dict(text_options)
+    return config.lock()
+
+
+@pytest.fixture(scope="module")
+def text_run(text_config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("text-run")
+    program.train(text_config, str(workdir), quiet=True)
+    return workdir
+
+
+def test_text_trains_and_shows_temperatures(text_run, text_config, capsys):
+    program.train(text_config, str(text_run))
+    text = capsys.readouterr().out
+    for words in ("data: ", "60 lines", "lm_score", "quality_diversity"):
+        assert words in text
+    shown = text.partition("at temperature 0.5:\n")[2]
+    cold, _, warm = shown.partition("sequences that it writes at temperature 1:\n")
+    assert len(cold.splitlines()) == 2
+    assert len(warm.splitlines()) == 3  # and the pictures' names
+    assert "never saw" not in text
+    # At temperature 1 and without what a user is never given, as in training.
+    state = json.loads((text_run / "samples" / "final" / "texts.json").read_text())
+    assert len(state) == 2
+
+
+def test_text_is_written_as_asked_for(call, refused, text_run, tmp_path):
+    run = f"--workdir={text_run}"
+    arguments = [run, "--num_samples=120", "--prefix=red", "--ban=dog,cat", "--length=4"]
+    status, text, errors = call("generate", *arguments, "--seed=3")
+    assert (status, errors) == (0, [])
+    lines = text.splitlines()
+    assert len(lines) == 120
+    assert all(line.split()[0] == "red" and len(line.split()) <= 4 for line in lines)
+    assert max(len(line.split()) for line in lines) == 4
+    assert not {"dog", "cat", "<unk>"} & set(text.split())
+    assert call("generate", *arguments, "--seed=3")[1] == text
+    assert call("generate", *arguments, "--seed=4")[1] != text
+    fewer = [run, "--num_samples=7", *arguments[2:], "--seed=3"]
+    assert call("generate", *fewer)[1].splitlines() == lines[:7]
+    _, found, _ = call("generate", *fewer, "--format=json")
+    (row,) = json.loads(found)
+    for line, written in zip(lines, row["texts"], strict=False):
+        assert written["text"] == line
+        assert len(written["tokens"]) == len(written["token_log_probs"]) <= 4
+        assert sum(written["token_log_probs"]) == pytest.approx(written["log_prob"], rel=1e-4)
+    path = tmp_path / "samples.txt"
+    status, said, _ = call("generate", *arguments, "--seed=3", f"--output={path}")
+    assert status == 0
+    assert path.read_text() == text
+    assert lines[0] not in said
+    refused(["--output", "can't be written"], "generate", run, f"--output={tmp_path}/no/such.txt")
+    refused(["--ban=zebra", "no token"], "generate", run, "--ban=zebra")
+    refused(["--length=7", "1 to 6 tokens"], "generate", run, "--length=7")
+    refused(["--prefix", "2 tokens"], "generate", run, "--length=2", "--prefix=red dog")
+    refused(["--input", "no use"], "generate", run, "--input=a.npz")
+
+
+def test_text_is_evaluated(call, text_run, tmp_path):
+    shutil.copytree(text_run, tmp_path / "run")
+    run = f"--workdir={tmp_path / 'run'}"
+    status, text, _ = call("evaluate", run, "--batch_size=4", "--limit=8")
+    assert status == 0
+    assert "real text" in text.splitlines()[0]
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert {"nll", "lm_score", "self_bleu_4", "novel_sentences"} <= set(found["metrics"])
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "words"),
+    [
+        (b"", {}, ["lines.txt", "is empty"]),
+        (b"one\n\0\n", {}, ["lines.txt: line 2", "zero byte"]),
+        (b"one\ntwo\ncaf\xe9", {}, ["lines.txt: line 3", "not UTF-8"]),
+        (b"one\n" + b"x" * 2**21, {}, ["lines.txt: line 2", "longer than"]),
+        (b"one\ntwo\n" * 9, {"codec.kind": r"regex:\d+"}, ["config.codec.kind", "matches nothing"]),
+        (None, {"phases.adversarial.batch_size": 64}, ["lines.txt", "fewer than a batch"]),
+        (b'{"a": "b"}\n{"c": "d"}', {"data.field": "a"}, ["lines.jsonl: line 2", "'a'"]),
+        (b"a,b\n1,2\n", {"data.field": "c"}, ["lines.csv", "no column 'c'"]),
+        (None, {"data.source": "web"}, ["config.data.source", "docstrings, cfg, path"]),
+        (None, {"data.path": "no-such.txt"}, ["config.data.path", "no-such.txt", "no such file"]),
+        (None, {"data.too_long": "wrap"}, ["config.data.too_long", "cut, split, drop"]),
+    ],
+)
+def test_bad_text(refused, text_options, tmp_path, content, changes, words):
+    options = text_options | changes
+    if content is not None:
+        path = tmp_path / words[0].partition(":")[0]
+        path = path if path.suffix else tmp_path / "lines.txt"
+        path.write_bytes(content)
+        options["data.path"] = path
+    arguments = [f"--config.{name}={value}" for name, value in options.items()]
+    config = f"--config={ROOT / 'configs' / 'text.py'}:smoke"
+    refused(words, "train", config, f"--workdir={tmp_path / 'run'}", *arguments)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("variant", ["default", "smoke", "cfg", "image_coco", "large"])
+def test_text_variants_are_whole(variant):
+    config = runpy.run_path(str(ROOT / "configs" / "text.py"))["get_config"](variant)
+    phases = schedule.parse(config.phases)
+    assert [phase.name for phase in phases] == list(config.phases.order)
     assert not any(phase.discriminator and phase.discriminator.mismatch for phase in phases)
 
 

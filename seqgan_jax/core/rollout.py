@@ -32,7 +32,7 @@ def action_values(
     *,
     tokens: chex.Array,
     mask: chex.Array,
-    policy_states: Any,
+    policy_states: Callable[[chex.Array], Any],
     judge_states: Any,
     features: chex.Array,
     key: chex.PRNGKey,
@@ -54,8 +54,9 @@ def action_values(
       readout: the judge's score of whole sequences, the reward.
       tokens: the sampled sequences, [B, T].
       mask: [B, T], 1 up to the end token, which it includes.
-      policy_states: the policy's state after it has read the start token and the first i tokens,
-        for i = 0 .. T - 1; leaves [T, B, ...].
+      policy_states: gives, for i = 1 .. T in an array [C], the policy's states after i inputs: the
+        start token and the first i - 1 tokens; leaves [C, B, ...]. A function, so that states that
+        share something of a sequence (a cache of keys and values) exist for C prefixes alone.
       judge_states: the judge's state after the first i + 1 tokens; leaves [T, B, ...].
       features: the judge's feature at every token, [B, T, U].
       key: key of the uniforms; row (example, prefix, rollout) has its own.
@@ -85,7 +86,8 @@ def action_values(
 
     def complete(prefixes):
         last = jnp.minimum(prefixes, length) - 1
-        states = jax.tree.map(lambda x: repeat(x[last]), (policy_states, judge_states))
+        judge_state = jax.tree.map(lambda x: x[last], judge_states)
+        states = jax.tree.map(repeat, (policy_states(last + 1), judge_state))
         token = repeat(tokens.T[last])
         prefix = jnp.tile(jnp.repeat(prefixes, num_rollouts), batch)
         draws = sampling.uniforms(

@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Sequences that are pooled together outside training, so that what they need stays in the cache.
-BLOCK = 128
+# Sequences and filters that are pooled together, so that what they need stays in a core's cache.
+ROWS, FILTERS = 32, 300
 
 
 @functools.cache
@@ -79,34 +79,47 @@ def _prepare(kernels, length):
     return spectra, start <= length - np.repeat(widths, [k.shape[-1] for k in kernels])
 
 
-def _all_windows(spectra, inside, features):
-    """y of every start, [T - min(w) + 1, B, F]; -inf where a window does not fit."""
-    p, _, r = correlation(features.shape[1])
-    products = jnp.einsum("rt,bte->rbe", p, features) @ spectra
-    y = (r[: len(inside)] @ products.reshape(len(p), -1)).reshape(-1, *products.shape[1:])
+def _pieces(array):
+    """[..., F] -> [pieces, ..., filters of a piece], filled up with zeros."""
+    filters = array.shape[-1]
+    pieces = -(-filters // FILTERS)
+    size = -(-filters // pieces)
+    array = jnp.pad(array, ((0, 0),) * (array.ndim - 1) + ((0, pieces * size - filters),))
+    return jnp.moveaxis(array.reshape(*array.shape[:-1], pieces, size), -2, 0)
+
+
+def _transform(features):
+    """P x: [B, T, E] -> [r, B, E]."""
+    return jnp.einsum("rt,bte->rbe", correlation(features.shape[1])[0], features)
+
+
+def _all_windows(spectra, inside, transformed, length):
+    """y of every start, [T - min(w) + 1, B, F], from P x, [r, B, E]; -inf where it does not fit."""
+    _, _, r = correlation(length)
+    products = transformed @ spectra
+    y = (r[: len(inside)] @ products.reshape(len(products), -1)).reshape(-1, *products.shape[1:])
     return jnp.where(inside, y, -jnp.inf)
 
 
 @jax.custom_vjp
 def _pool_by_frequency(kernels, features):
-    spectra, inside = _prepare(kernels, features.shape[1])
-    return _in_blocks(lambda x: _all_windows(spectra, inside, x).max(0), features)
+    batch, length, channels = features.shape
+    spectra, inside = _prepare(kernels, length)
+    blocks = -(-batch // ROWS)
+    features = jnp.pad(features, ((0, blocks * ROWS - batch), (0, 0), (0, 0)))
+    transformed = jax.vmap(_transform)(features.reshape(blocks, ROWS, length, channels))
 
+    def piece(inputs):
+        return jax.lax.map(lambda rows: _all_windows(*inputs, rows, length).max(0), transformed)
 
-def _in_blocks(function, lanes):
-    """Applies a function of [B, ...] to BLOCK rows at a time."""
-    batch = len(lanes)
-    if batch <= BLOCK:
-        return function(lanes)
-    blocks = -(-batch // BLOCK)
-    padded = jnp.pad(lanes, ((0, blocks * BLOCK - batch), *((0, 0),) * (lanes.ndim - 1)))
-    out = jax.lax.map(function, padded.reshape(blocks, BLOCK, *lanes.shape[1:]))
-    return out.reshape(-1, *out.shape[2:])[:batch]
+    pooled = jax.lax.map(piece, (_pieces(spectra), _pieces(inside)))
+    pooled = jnp.moveaxis(pooled.reshape(len(pooled), blocks * ROWS, -1), 0, 1)
+    return pooled.reshape(blocks * ROWS, -1)[:batch, : spectra.shape[-1]]
 
 
 def _pool_forward(kernels, features):
     spectra, inside = _prepare(kernels, features.shape[1])
-    y = _all_windows(spectra, inside, features)
+    y = _all_windows(spectra, inside, _transform(features), features.shape[1])
     return y.max(0), (kernels, features, spectra, y.argmax(0))
 
 

@@ -1,6 +1,6 @@
 """What a pair of networks writes for held-out sources, and how likely it finds held-out targets."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +19,14 @@ class Sample(NamedTuple):
       mask: [R, T], 1 up to the end token, which it includes.
       log_probs: of the whole sequences, in nats, [R].
       scores: the discriminator's probability that each is real, [R].
+      token_log_probs: what `log_probs` are the sums of, [R, T]; None for what was searched.
     """
 
     tokens: np.ndarray
     mask: np.ndarray
     log_probs: np.ndarray
     scores: np.ndarray
+    token_log_probs: np.ndarray | None = None
 
 
 def write(
@@ -56,9 +58,12 @@ def write(
             )
         )
         log_probs = written.log_probs.sum(-1)
-        for sample in _samples(batch, written.tokens, written.mask, log_probs, written.scores):
+        samples = _samples(batch, written.tokens, written.mask, log_probs, written.scores)
+        rows = written.log_probs[batch["weight"] > 0]
+        for sample, token_log_probs in zip(samples, rows, strict=True):
             kept = np.sort(np.argsort(-sample.scores, kind="stable")[:num_samples])
-            yield Sample(*(x[kept] for x in sample))
+            whole = sample._replace(token_log_probs=token_log_probs)
+            yield Sample(*(x[kept] for x in whole))
 
 
 def search(
@@ -89,7 +94,7 @@ def search(
         )
         for sample in _samples(batch, beams.tokens, beams.mask, beams.log_probs, scores):
             found = np.isfinite(sample.log_probs)
-            yield Sample(*(x[found] for x in sample))
+            yield Sample(*(x[found] for x in sample[:4]))
 
 
 def _samples(batch, tokens, mask, log_probs, logits) -> Iterator[Sample]:
@@ -161,7 +166,7 @@ def likelihood(log_probs: np.ndarray, counts: np.ndarray) -> Metric:
 
 
 def discrimination(
-    steps, state, batches: Iterable[dict], samples: Iterable[Sample]
+    steps, state, batches: Iterable[dict], samples: Sequence[Sample]
 ) -> dict[str, Metric]:
     """How often the discriminator is right on held-out pairs, and on sequences written for them.
 
@@ -176,15 +181,17 @@ def discrimination(
     Returns:
       Accuracies: `discriminator_real` on real pairs, `discriminator_generated` on written ones,
       the mean of these two, `discriminator_accuracy`, and where there are sources
-      `discriminator_mismatched` on real sequences before another example's source.
+      `discriminator_mismatched` on real sequences before another example's source. And
+      `discriminator_loss`, the mean cross-entropy of real pairs and written ones, in nats.
     """
-    real, mismatched = {}, {}
+    real, mismatched, surprise = {}, {}, {}
     params = state.discriminator.params
     for batch in batches:
         ids, keep = batch["example_id"], batch["weight"] > 0
         arrays = _arrays(batch)
         logits = steps.judge(params, arrays, batch["target"], batch["mask"])
         _collect(real, ids[keep], np.asarray(logits)[keep] > 0)
+        _collect(surprise, ids[keep], np.logaddexp(0, -np.asarray(logits))[keep])
         if batch["source"] is not None:
             other = _derangement(ids)
             logits = steps.judge(params, arrays, batch["target"][other], batch["mask"][other])
@@ -192,8 +199,12 @@ def discrimination(
             _collect(mismatched, ids[keep], np.asarray(logits)[keep] < 0)
     share = lambda answers: Metric.mean((np.mean(a) for a in answers), "share")
     ours, theirs = share(real.values()), share(sample.scores < 0.5 for sample in samples)
+    # Probabilities in single precision tell nothing of a larger loss than 16 nats.
+    written = (-np.log(np.maximum(1 - sample.scores, 1e-7)) for sample in samples)
+    nats = lambda losses: Metric.mean((np.mean(x) for x in losses), "nats")
     figures = {
         "discriminator_accuracy": average(ours, theirs, "share"),
+        "discriminator_loss": average(nats(surprise.values()), nats(written), "nats"),
         "discriminator_real": ours,
         "discriminator_generated": theirs,
     }

@@ -103,6 +103,11 @@ def plain(metrics: Mapping[str, Metric]) -> dict[str, dict]:
     }
 
 
+def metrics(content: Mapping[str, Mapping]) -> dict[str, Metric]:
+    """What `plain` gave, as metrics again."""
+    return {name: Metric(**figure) for name, figure in content.items()}
+
+
 def table(columns: Mapping[str, Mapping[str, Metric]]) -> str:
     """A plain-text table: one row per metric, one column per title, `value ± stderr` in the cells.
 

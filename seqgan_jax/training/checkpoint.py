@@ -81,7 +81,8 @@ class Checkpoints:
         )
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint's step, or None."""
+        """The newest checkpoint's step, once it is complete, or None."""
+        self._manager.wait_until_finished()
         return self._manager.latest_step()
 
     def find(self, which: str) -> int:
@@ -94,6 +95,7 @@ class Checkpoints:
         Raises:
           UserError: if the run has no such checkpoint.
         """
+        self._manager.wait_until_finished()
         infos = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
         if which == "last":
             return max(infos)

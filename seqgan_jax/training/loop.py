@@ -1,5 +1,6 @@
 """Trains through all phases: batches in, checkpoints, metrics and pictures out."""
 
+import math
 import signal
 import threading
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from seqgan_jax.errors import UserError
@@ -18,18 +20,26 @@ from seqgan_jax.reporting.profile import Profile
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import parallel
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
-from seqgan_jax.training.phases import Phase
-from seqgan_jax.training.state import TrainState
+from seqgan_jax.training.phases import Guard, Phase
+from seqgan_jax.training.state import TrainState, path
 from seqgan_jax.training.steps import Steps
 
 VALIDATION = "validation"
 # Figures of every task.
-_FALLING = ("nll",)
+_FALLING = ("nll", "discriminator_loss")
 _SHOWN = ("nll", "nll_shuffled", "discriminator_accuracy")
 
 
 class Interrupted(Exception):
     """The run was asked to stop, has saved its state and can be resumed."""
+
+
+class _Diverged(Exception):
+    """So many updates in a row were not finite that the run goes back to its last checkpoint."""
+
+    def __init__(self, state: TrainState):
+        super().__init__()
+        self.state = state
 
 
 class Evaluation(NamedTuple):
@@ -39,11 +49,13 @@ class Evaluation(NamedTuple):
       figures: by name.
       samples: what was written for the first sources, as many as are shown.
       attention: where the first of them looked at each token, [T, S], or None.
+      distinct: share of different sequences among all that were written.
     """
 
     figures: dict[str, Metric]
     samples: list[held_out.Sample]
     attention: np.ndarray | None
+    distinct: float
 
 
 class Loop:
@@ -55,6 +67,7 @@ class Loop:
       task: see `tasks`.
       steps: the compiled steps.
       phases: the schedule.
+      guard: what to do when training breaks.
       progress: the display.
       profile: how many steps of every phase to trace, once they are compiled.
     """
@@ -66,6 +79,7 @@ class Loop:
         task,
         steps: Steps,
         phases: tuple[Phase, ...],
+        guard: Guard,
         progress: Progress,
         profile: int = 0,
     ):
@@ -74,6 +88,7 @@ class Loop:
         self.task = task
         self.steps = steps
         self.phases = phases
+        self.guard = guard
         self.progress = progress
         self.profile = profile
         self.mesh = parallel.mesh()
@@ -85,6 +100,15 @@ class Loop:
         state = self.steps.init(self.config.seed, self.task.template())
         return parallel.replicate(state, self.mesh)
 
+    def parameters(self) -> list[str]:
+        """The paths of all parameters, 'generator/...' and 'discriminator/...'."""
+        state = jax.eval_shape(lambda: self.steps.init(self.config.seed, self.task.template()))
+        return [
+            f"{name}/{path(keys)}"
+            for name in ("generator", "discriminator")
+            for keys, _ in jax.tree_util.tree_leaves_with_path(getattr(state, name).params)
+        ]
+
     def run(self) -> TrainState:
         """Trains from the newest checkpoint, or from nothing, to the end.
 
@@ -93,34 +117,81 @@ class Loop:
 
         Raises:
           Interrupted: after an interrupt or a termination signal, once the state is saved.
+          UserError: where training breaks again and again.
         """
         checkpoints = Checkpoints(self.workdir)
-        state = self.initial_state()
         step = checkpoints.latest_step()
-        if step is None:
-            state = self.begin(state, 0)
-        else:
-            state = checkpoints.restore(step, shapes(state))
+        state = self._newest_state(checkpoints, step)
+        if step is not None:
             self.progress.message(f"resuming from step {step}")
         before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with MetricsLog(self.workdir, step) as log:
-                for index in range(int(state.phase), len(self.phases)):
-                    if index > int(state.phase):
-                        state = self.begin(state, index)
-                    state = self._run_phase(state, index, checkpoints, log)
+            while True:
+                try:
+                    with MetricsLog(self.workdir, step) as log:
+                        state = self._run_phases(state, checkpoints, log)
+                    break
+                except _Diverged as diverged:
+                    step = checkpoints.latest_step()
+                    state = self._back_to(step, diverged.state, checkpoints)
         finally:
             for which, handler in before.items():
                 signal.signal(which, handler)
             checkpoints.close()
         return state
 
-    def begin(self, state: TrainState, index: int) -> TrainState:
-        """The state at a phase's start."""
-        self._newest = None
-        return parallel.replicate(
-            self.steps.begin_phase(state, index, self.phases[index]), self.mesh
+    def _newest_state(self, checkpoints: Checkpoints, step: int | None) -> TrainState:
+        """The state of the newest checkpoint, or a new run's where there is none."""
+        state = self.initial_state()
+        if step is None:
+            return self.begin(state, 0)
+        return checkpoints.restore(step, shapes(state))
+
+    def _back_to(
+        self, step: int | None, broken: TrainState, checkpoints: Checkpoints
+    ) -> TrainState:
+        """The last checkpoint's state in the phase that broke, with smaller learning rates.
+
+        Raises:
+          UserError: where the phase has gone back too often.
+        """
+        index = int(broken.phase)
+        name, safety = self.phases[index].name, broken.safety
+        times, scale = int(safety.rollbacks) + 1, float(safety.scale) * self.guard.backoff
+        what = (
+            f"phase {name}: {int(safety.in_a_row)} updates in a row up to step {int(broken.step)} "
+            "had a loss or a gradient that is not finite"
         )
+        if times > self.guard.limit:
+            raise UserError(
+                f"config.guard.limit: {what}, after going back {times - 1} times; the last "
+                f"checkpoint is kept; lower config.phases.{name}.*.learning_rate in another "
+                "--workdir, or raise the limit to go on here"
+            )
+        state = self._newest_state(checkpoints, step)
+        for later in range(int(state.phase) + 1, index + 1):
+            state = self.begin(state, later, checkpoints)
+        self.progress.message(
+            f"{what}; going back to step {int(state.step)} with learning rates times {scale:g}"
+        )
+        safety = state.safety.replace(
+            skipped=safety.skipped,
+            in_a_row=jnp.zeros((), jnp.int32),
+            rollbacks=jnp.asarray(times, jnp.int32),
+            scale=jnp.asarray(scale, jnp.float32),
+        )
+        return parallel.replicate(state.replace(safety=safety), self.mesh)
+
+    def begin(
+        self, state: TrainState, index: int, checkpoints: Checkpoints | None = None
+    ) -> TrainState:
+        """The state at a phase's start, from the checkpoint that it names, if it names one."""
+        phase = self.phases[index]
+        self._newest = None
+        if phase.start_from and checkpoints and phase.steps:
+            found = checkpoints.restore(checkpoints.find(phase.start_from), shapes(state))
+            state = state.replace(generator=found.generator, discriminator=found.discriminator)
+        return parallel.replicate(self.steps.begin_phase(state, index, phase), self.mesh)
 
     def _on_signal(self, number, frame):
         del frame
@@ -140,40 +211,78 @@ class Loop:
         )
         return (parallel.shard(batch, self.mesh) for batch in batches)
 
+    def _run_phases(
+        self, state: TrainState, checkpoints: Checkpoints, log: MetricsLog
+    ) -> TrainState:
+        for index in range(int(state.phase), len(self.phases)):
+            if index > int(state.phase):
+                state = self.begin(state, index, checkpoints)
+            state = self._run_phase(state, index, checkpoints, log)
+        return state
+
     def _run_phase(
         self, state: TrainState, index: int, checkpoints: Checkpoints, log: MetricsLog
     ) -> TrainState:
         phase = self.phases[index]
-        done = int(state.phase_step)
-        if done >= phase.steps:
+        done, over = int(state.phase_step), bool(state.stopping.stopped)
+        if done >= phase.steps or over:
             return state
         self.progress.start_phase(phase.name, index + 1, len(self.phases), done, phase.steps)
         batches = {
             network: self.batches(phase, index, network, int(phase.updates_before(network, done)))
             for network in phase.networks
         }
-        cycle = phase.cycle
-        profile = Profile(self.workdir / "profile" / phase.name, done + cycle, self.profile)
-        while done < phase.steps:
+        band = phase.discriminator.band if phase.discriminator else ()
+        held = self._held_out_batch() if band else None
+        programs = {network: phase.step_of(network) for network in phase.networks}
+        folder = self.workdir / "profile" / phase.name
+        profile = Profile(folder, done + phase.cycle, self.profile)
+        collapsed = False
+        while done < phase.steps and not over:
             profile.before(done)
-            network = phase.network(done)
-            state, scalars = self.steps.train_step(
-                state, next(batches[network]), phase=phase, network=network
-            )
+            told, scalars, network = {}, {}, None
+            if phase.networks:
+                network = phase.network(done)
+                if band and done % phase.discriminator.band_every == 0:
+                    state = self.steps.hold(state, held, band=band)
+                state, found = self.steps.train_step(
+                    state, next(batches[network]), phase=programs[network], network=network
+                )
+                told, scalars = _read(jax.device_get(found))
+                tokens = phase.sources(network) * phase.targets * self.task.length
+                shown = {name: scalars[name] for name in _headline(scalars)}
+                self.progress.update(done + 1, shown, tokens)
+                if told["in_a_row"] >= self.guard.patience:
+                    profile.stop()
+                    raise _Diverged(state)
+            else:
+                state = self._without_update(state)
             done += 1
-            ended = done == phase.steps
             step = int(state.step)
-            scalars = {name: float(x) for name, x in jax.device_get(scalars).items()}
-            tokens = phase.sources(network) * phase.targets * self.task.length
-            self.progress.update(done, {name: scalars[name] for name in _headline(scalars)}, tokens)
-            if phase.first_in_window(done - 1, self.config.logging.every) or ended:
-                log.scalars(step, phase.name, scalars)
+            warning = self._collapse_of_entropy(told)
+            due = done % phase.evaluate_every == 0 or done == phase.steps
+            due = due or (bool(warning) and self.guard.stop)
+            if network and (phase.first_in_window(done - 1, self.config.logging.every) or due):
+                counted = {f"guard/{n}": told[n] for n in ("skipped", "rollbacks") if told[n]}
+                log.scalars(step, phase.name, scalars | counted)
             score = None
-            due = done % phase.evaluate_every == 0 or ended
             if due:
-                score = self._evaluate(state, phase, log)
+                state, score, few = self._evaluate(state, phase, log)
+                warning = warning or few
+            if warning and not collapsed:
+                collapsed = True
+                self.progress.message(f"warning: phase {phase.name}, step {step}: {warning}")
+            over = bool(state.stopping.stopped)
+            if warning and self.guard.stop and not over:
+                state, over = self._stopped(state), True
+            ended = over or done == phase.steps
+            if over and done < phase.steps:
+                reason = warning if warning and self.guard.stop else _no_better(phase)
+                self.progress.message(f"phase {phase.name} ends at step {done:,}: {reason}")
             stopping = self._stop.is_set()
-            if due or stopping or done % self.config.logging.checkpoint_every == 0:
+            # A checkpoint amid updates that were skipped would be no good one to go back to.
+            regular = due or done % self.config.logging.checkpoint_every == 0
+            if ended or stopping or (regular and not told.get("in_a_row")):
                 checkpoints.save(state, phase=phase.name, ended=ended, score=score)
             if stopping and not (ended and index == len(self.phases) - 1):
                 profile.stop()
@@ -181,8 +290,65 @@ class Loop:
         profile.stop()
         return state
 
-    def _evaluate(self, state: TrainState, phase: Phase, log: MetricsLog) -> float:
-        """Logs held-out figures, samples and pictures; returns the phase's own metric."""
+    def _held_out_batch(self) -> dict:
+        """The first validation pairs, by which the discriminator's accuracy is held in a band."""
+        options = self.config.evaluation
+        size = {"batch_size": options.batch_size, "limit": options.validation_limit}
+        return next(iter(self.task.pairs(VALIDATION, **size)))
+
+    def _without_update(self, state: TrainState) -> TrainState:
+        """The state after the step of a phase in which both networks are frozen."""
+        return parallel.replicate(
+            state.replace(step=state.step + 1, phase_step=state.phase_step + 1), self.mesh
+        )
+
+    def _stopped(self, state: TrainState) -> TrainState:
+        stopping = state.stopping.replace(stopped=jnp.ones((), bool))
+        return parallel.replicate(state.replace(stopping=stopping), self.mesh)
+
+    def _collapse_of_entropy(self, told: dict[str, float]) -> str:
+        """What is wrong with the entropy of the samples that are trained on, or nothing."""
+        share = told.get("entropy", math.nan)
+        if not share < self.guard.entropy:  # NaN where nothing was sampled
+            return ""
+        return f"the entropy of samples has fallen to {share:.0%} of what the phase began with"
+
+    def _waited(self, state: TrainState, phase: Phase, figures: dict[str, Metric]) -> TrainState:
+        """The state with early stopping's count after an evaluation."""
+        if not phase.stop.patience:
+            return state
+        scores = [self._score(name, phase, "stop.metrics", figures) for name in phase.stop.metrics]
+        best = np.array(state.stopping.best)
+        new = np.float32(scores)
+        improved = new > best[: len(new)] + np.float32(phase.stop.min_change)
+        best[: len(new)] = np.where(improved, new, best[: len(new)])
+        waited = 0 if improved.any() else int(state.stopping.waited) + 1
+        stopping = state.stopping.replace(
+            best=jnp.asarray(best),
+            waited=jnp.asarray(waited, jnp.int32),
+            stopped=jnp.asarray(waited >= phase.stop.patience),
+        )
+        return parallel.replicate(state.replace(stopping=stopping), self.mesh)
+
+    def _score(self, name: str, phase: Phase, option: str, figures: dict[str, Metric]) -> float:
+        """A held-out figure as a score: higher is better."""
+        if name not in figures:
+            raise UserError(
+                f"config.phases.{phase.name}.{option}: no figure '{name}'; choose from "
+                f"{', '.join(figures)}"
+            )
+        value = figures[name].value
+        return -value if name in _FALLING + self.task.falling else value
+
+    def _evaluate(
+        self, state: TrainState, phase: Phase, log: MetricsLog
+    ) -> tuple[TrainState, float, str]:
+        """Logs held-out figures, samples and pictures.
+
+        Returns:
+          The state with early stopping's count, the phase's own metric, and what is wrong with the
+          samples, or nothing.
+        """
         began = time.monotonic()
         step = int(state.step)
         self._newest = found = self.evaluate(state)
@@ -199,13 +365,11 @@ class Loop:
         self.progress.sample(texts[0])
         shown = _SHOWN + self.task.shown
         self.progress.evaluated({name: m.value for name, m in figures.items() if name in shown})
-        if phase.select not in figures:
-            raise UserError(
-                f"config.phases.{phase.name}.select: no figure '{phase.select}'; choose from "
-                f"{', '.join(figures)}"
-            )
-        value = figures[phase.select].value
-        return -value if phase.select in _FALLING + self.task.falling else value
+        score = self._score(phase.select, phase, "select", figures)
+        warning = ""
+        if found.distinct < self.guard.distinct:
+            warning = f"only {found.distinct:.1%} of the samples differ from each other"
+        return self._waited(state, phase, figures), score, warning
 
     def newest(self, state: TrainState) -> Evaluation:
         """The evaluation of the state that `run` gave, made if the run had ended before."""
@@ -236,9 +400,35 @@ class Loop:
             figures,
             samples[: options.num_pictures],
             None if attention is None else np.asarray(attention[0]),
+            _distinct(samples),
         )
 
 
 def _headline(scalars: dict[str, float]) -> list[str]:
     wanted = ("loss", "reward", "accuracy_generated")
     return [name for name in scalars if name.partition("/")[2] in wanted]
+
+
+def _read(found: dict) -> tuple[dict[str, float], dict[str, float]]:
+    """A step's scalars: what they tell of the guards, and the others.
+
+    A turn that the discriminator didn't take has no figures but those that say why.
+    """
+    scalars = {name: float(value) for name, value in found.items()}
+    told = {n.partition("/")[2]: v for n, v in scalars.items() if n.startswith("guard/")}
+    others = {n: v for n, v in scalars.items() if not n.startswith("guard/")}
+    if others.get("discriminator/turn") == 0:
+        known = ("discriminator/turn", "discriminator/held_out_accuracy")
+        others = {name: others[name] for name in known}
+    return told, others
+
+
+def _distinct(samples: list[held_out.Sample]) -> float:
+    """Share of different sequences."""
+    rows = np.concatenate([sample.tokens * (sample.mask > 0) for sample in samples])
+    return len(np.unique(rows, axis=0)) / len(rows)
+
+
+def _no_better(phase: Phase) -> str:
+    names, stop = " and ".join(phase.stop.metrics), phase.stop
+    return f"no improvement of {names} by {stop.min_change:g} in {stop.patience} evaluations"

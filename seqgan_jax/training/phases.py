@@ -1,17 +1,20 @@
 """The schedule of a run: phases, each a cycle of updates of one network or of both in turn."""
 
 import dataclasses
-import math
+import re
+from collections.abc import Mapping, Sequence
 
 import chex
 import jax.numpy as jnp
 import ml_collections
+import optax
 
-from seqgan_jax.core.rewards import REWARDS
+from seqgan_jax.core.rewards import NORMALISATIONS, REWARDS
 from seqgan_jax.errors import UserError
 
-BASELINES = ("position", "prefix")
+BASELINES = ("position", "prefix", "group")
 VALUES = ("rollout", "dense")
+FREEZES = ("none", "discriminator", "generator", "alternate", "both")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Update:
       learning_rate: its value after the warm-up.
       warmup: over how many steps of the phase it rises from 0.
       decay: share of the learning rate that has gone by the phase's end, along a half cosine.
+      end: weights of losses at the phase's end, (name, weight) each: from its value at the start
+        such a weight changes linearly over the phase's steps.
     """
 
     updates: int
@@ -31,12 +36,23 @@ class Update:
     learning_rate: float
     warmup: int
     decay: float
+    end: tuple[tuple[str, float], ...] = ()
 
     def rate(self, phase_step: chex.Array, phase_steps: int) -> chex.Array:
-        """The learning rate at a step of the phase."""
-        warm = jnp.minimum(1.0, (phase_step + 1) / max(self.warmup, 1))
-        done = jnp.minimum(1.0, phase_step / max(phase_steps, 1))
-        return self.learning_rate * warm * (1 - self.decay * 0.5 * (1 - jnp.cos(math.pi * done)))
+        """The learning rate at a step of the phase: a linear warm-up times a half cosine."""
+        rising = max(self.warmup, 1)
+        warm = optax.linear_schedule(1 / rising, 1.0, rising - 1)
+        fall = optax.cosine_decay_schedule(1.0, max(phase_steps, 1), alpha=1 - self.decay)
+        return self.learning_rate * warm(phase_step) * fall(phase_step)
+
+    def has(self, name: str) -> bool:
+        """Whether a loss ever has a weight."""
+        return bool(getattr(self, name) or dict(self.end).get(name))
+
+    def weight(self, name: str, done: chex.Array) -> chex.Array | float:
+        """The weight of a loss when the share `done` of the phase's steps is done."""
+        start, end = getattr(self, name), dict(self.end).get(name)
+        return start if end is None else start + (end - start) * done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +64,10 @@ class GeneratorUpdate(Update):
       words: weight of the loss of predicting which words the source's real targets use.
       policy_gradient: weight of the policy-gradient loss on sampled sequences.
       entropy: weight of the entropy bonus on sampled sequences.
+      kl: weight of the divergence from the generator as it was at the phase's start, on sampled
+        sequences.
+      feature_matching: weight, in a sampled sequence's reward, of minus its distance from real
+        ones in the discriminator's features.
       reward: a name in `core.rewards.REWARDS`.
       values: where a token's action value comes from: 'rollout', the mean reward of completions, or
         'dense', the discounted sum of the rewards of this and all later prefixes, for each of which
@@ -58,16 +78,24 @@ class GeneratorUpdate(Update):
       rollout_chunk: how many prefixes complete together; bounds memory.
       rollout_decay: how much of the rollout policy stays at an update.
       baseline: what is subtracted from a token's action value: 'position', a moving average for
-        each position, or 'prefix', the value of the prefix that the token was added to, which the
-        rollouts of the token before have estimated (Kazemnejad et al., 2024, arXiv:2410.01679);
-        the first token has the moving average.
+        each position; 'prefix', the value of the prefix that the token was added to, which the
+        rollouts of the token before have estimated (Kazemnejad et al., 2024, arXiv:2410.01679),
+        the first token has the moving average; or 'group', the mean value at the same position of
+        the other sequences that were sampled for the source (`core.rewards.group_baseline`).
       baseline_decay: how much of the moving average stays at an update.
+      group_size: sequences sampled for each source; more than one with the baseline 'group'.
+      normalise: a name in `core.rewards.NORMALISATIONS`, applied to the advantages of a batch.
+      reuse: how many times the optimiser steps on one batch of samples and values, within one
+        update; more than one with an importance ratio.
+      clip_ratio: how far that ratio may be from 1 before it gives no gradient.
     """
 
     mle: float = 0.0
     words: float = 0.0
     policy_gradient: float = 0.0
     entropy: float = 0.0
+    kl: float = 0.0
+    feature_matching: float = 0.0
     reward: str = "probability"
     values: str = "rollout"
     discount: float = 0.0
@@ -77,6 +105,10 @@ class GeneratorUpdate(Update):
     rollout_decay: float = 0.8
     baseline: str = "prefix"
     baseline_decay: float = 0.9
+    group_size: int = 1
+    normalise: str = "none"
+    reuse: int = 1
+    clip_ratio: float = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,22 +117,70 @@ class DiscriminatorUpdate(Update):
 
     Attributes:
       smoothing: the label of real pairs.
+      smoothing_generated: the label of generated and of mismatched ones.
       mismatch: weight of real sequences with another example's source, as negatives.
       per_step: weight of the loss on every prefix; the rest is on whole sequences.
+      gradient_penalty: weight of the squared gradient of real sequences' logits by their
+        embeddings.
       pool: how many generated sequences are written at once and then learnt from for `epochs`
         epochs, as in Yu et al. (2017); 0 for new ones at every update.
       epochs: see `pool`.
       fresh: whether its parameters and optimiser are drawn anew at its first update in every cycle.
         One that is trained for long memorises the real sequences, and then teaches the generator
         to.
+      band: the accuracy on held-out data that its turns are to keep it in, (low, high): above
+        `high` they are skipped until it is below `low`; () for none skipped.
+      band_every: steps of the phase between measurements of that accuracy.
     """
 
     smoothing: float = 0.9
+    smoothing_generated: float = 0.0
     mismatch: float = 0.0
     per_step: float = 0.0
+    gradient_penalty: float = 0.0
     pool: int = 0
     epochs: int = 1
     fresh: bool = False
+    band: tuple[float, ...] = ()
+    band_every: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """When a phase ends before its steps are done.
+
+    Attributes:
+      metrics: held-out figures, by name.
+      patience: after how many evaluations in a row in which none of them improved; 0 for never.
+      min_change: what counts as an improvement on the best value so far.
+    """
+
+    metrics: tuple[str, ...] = ("nll",)
+    patience: int = 0
+    min_change: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """What happens when training breaks.
+
+    Attributes:
+      patience: after how many updates in a row whose loss or gradient was not finite, and which
+        were therefore skipped, the run goes back to its last checkpoint.
+      backoff: what the learning rates are multiplied by then, for the rest of the phase.
+      limit: how often in a phase it goes back before it stops with an error.
+      entropy: below which share of the phase's first entropy of samples, per token, they count as
+        collapsed; 0 for never.
+      distinct: below which share of different sequences among an evaluation's; 0 for never.
+      stop: whether a phase ends where they have collapsed; there is a warning in any case.
+    """
+
+    patience: int = 5
+    backoff: float = 0.5
+    limit: int = 3
+    entropy: float = 0.2
+    distinct: float = 0.05
+    stop: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +189,7 @@ class Phase:
 
     Attributes:
       name: its name in the configuration.
-      steps: its length in updates.
+      steps: its length in updates, at most.
       batch_size: sources of a batch over all processes, for networks that don't say otherwise.
       targets: real sequences for each source; more than one only where nothing but the maximum
         likelihood is trained.
@@ -120,6 +200,15 @@ class Phase:
         source and the words alike.
       generator: its updates, or None where the generator stays as it is.
       discriminator: its updates, or None.
+      freeze: the network that stays as it is whatever its updates say; 'alternate' for one network
+        at a time, the discriminator frozen first; 'both' for a phase of one step that updates
+        nothing.
+      freeze_turn: steps until 'alternate' changes over.
+      frozen: regular expressions for the beginnings of the paths of parameters that stay as they
+        are, such as 'generator/encoder'.
+      start_from: whose parameters it starts with: '' for those that the phase before ended with,
+        'best' for the best of the phase before, or the name of a phase for its end.
+      stop: when it ends before its steps are done.
     """
 
     name: str
@@ -131,6 +220,11 @@ class Phase:
     transfer: bool
     generator: GeneratorUpdate | None
     discriminator: DiscriminatorUpdate | None
+    freeze: str = "none"
+    freeze_turn: int = 1
+    frozen: tuple[str, ...] = ()
+    start_from: str = ""
+    stop: Stop = Stop()
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -159,6 +253,31 @@ class Phase:
         ours = self.generator.updates if self.generator else 0
         return "generator" if phase_step % self.cycle < ours else "discriminator"
 
+    def step_of(self, network: str) -> "Phase":
+        """The phase with all of it blank that a step of a network doesn't depend on.
+
+        Phases whose steps do the same then share one compiled program.
+        """
+        update = getattr(self, network)
+        updates = {network: dataclasses.replace(update, updates=1, batch_size=0)}
+        if network == "discriminator" and (update.fresh or update.pool):  # it counts its turns
+            updates = {name: getattr(self, name) for name in self.networks}
+        return Phase(
+            name="",
+            steps=self.steps if update.decay or update.end else 1,
+            batch_size=1,
+            targets=1,
+            evaluate_every=1,
+            select="",
+            transfer=False,
+            frozen=self.frozen,
+            **{"generator": None, "discriminator": None} | updates,
+        )
+
+    def is_frozen(self, path: str) -> bool:
+        """Whether `frozen` names a parameter, 'generator/encoder/...' for example."""
+        return any(re.match(pattern, path) for pattern in self.frozen)
+
     def first_in_window(self, phase_step: int, size: int) -> bool:
         """Whether step `phase_step` is its network's first in a window of `size` steps.
 
@@ -172,36 +291,14 @@ class Phase:
         return previous < phase_step - phase_step % size
 
 
-def _update(kind: type, options: ml_collections.ConfigDict, where: str) -> Update | None:
-    update = kind(**options)
-    for option in ("updates", "batch_size"):
-        value = getattr(update, option)
-        if value < 0:
-            raise UserError(f"{where}.{option}: {value} is negative; set 0 or more")
-    return update if update.updates else None
-
-
-def _check_values(update: GeneratorUpdate, where: str) -> None:
-    if update.values not in VALUES:
-        raise UserError(
-            f"{where}.values: no values '{update.values}'; choose from {', '.join(VALUES)}"
-        )
-    if update.values == "dense" and update.baseline != "position":
-        raise UserError(
-            f"{where}.baseline: '{update.baseline}' needs the values of prefixes, which rollouts "
-            "estimate; set position"
-        )
-    if not 0 <= update.discount <= 1:
-        raise UserError(f"{where}.discount: {update.discount} is out of range; set 0 to 1")
-    if not update.reward_clip > 0:
-        raise UserError(f"{where}.reward_clip: {update.reward_clip} must be above 0")
+# From a configuration, with its mistakes.
 
 
 def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
     """The phases of `config.phases`, in their order.
 
     Raises:
-      UserError: where a phase is named that does not exist, or makes no sense.
+      UserError: where a phase is named that does not exist, or makes no sense, or makes none there.
     """
     if not config.order:
         raise UserError("config.phases.order: names no phase; name at least one")
@@ -218,51 +315,257 @@ def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
             discriminator=_update(
                 DiscriminatorUpdate, options.pop("discriminator"), f"{where}.discriminator"
             ),
+            stop=Stop(**options.pop("stop", {})),
             **options,
         )
-        if not phase.generator and not phase.discriminator:
-            raise UserError(f"{where}: neither network is updated; give one of them updates")
-        if phase.generator and phase.generator.reward not in REWARDS:
-            raise UserError(
-                f"{where}.generator.reward: no reward '{phase.generator.reward}'; choose from "
-                f"{', '.join(REWARDS)}"
-            )
-        if phase.generator and phase.generator.baseline not in BASELINES:
-            raise UserError(
-                f"{where}.generator.baseline: no baseline '{phase.generator.baseline}'; choose "
-                f"from {', '.join(BASELINES)}"
-            )
+        phase = _with_freeze(phase, where)
+        _check_phase(phase, where)
         if phase.generator:
-            _check_values(phase.generator, f"{where}.generator")
-        if phase.generator and not (
-            phase.generator.mle or phase.generator.words or phase.generator.policy_gradient
-        ):
-            raise UserError(f"{where}.generator: no loss has a weight; set mle or policy_gradient")
-        if phase.generator and phase.generator.num_rollouts < 1:
-            raise UserError(f"{where}.generator.num_rollouts: must be 1 or more")
-        judge = phase.discriminator
-        alone = not phase.discriminator and not phase.generator.policy_gradient
-        if phase.targets > 1 and not alone:
-            raise UserError(
-                f"{where}.targets: more than 1 needs a phase of maximum likelihood alone; set 1"
-            )
-        for option in ("batch_size", "targets", "evaluate_every"):
-            if getattr(phase, option) < 1:
-                raise UserError(f"{where}.{option}: must be 1 or more")
-        if judge and judge.mismatch and phase.sources("discriminator") < 2:
-            raise UserError(
-                f"{where}.batch_size: 1 leaves no other example to mismatch; set 2 or more"
-            )
-        if (
-            judge
-            and judge.pool
-            and (judge.pool < phase.sources("discriminator") or judge.epochs < 1)
-        ):
-            raise UserError(
-                f"{where}.discriminator.pool: {judge.pool} for {judge.epochs} epochs is less than "
-                "a batch; set 0 or a batch at least, and 1 epoch or more"
-            )
-        if phase.steps < 0:
-            raise UserError(f"{where}.steps: {phase.steps} is negative; set 0 or more")
+            _check_generator(phase, f"{where}.generator")
+        if phase.discriminator:
+            _check_discriminator(phase, f"{where}.discriminator")
         phases.append(phase)
+    _check_order(phases)
     return tuple(phases)
+
+
+def parse_guard(config: ml_collections.ConfigDict) -> Guard:
+    """The guard of `config.guard`.
+
+    Raises:
+      UserError: for a value out of its range.
+    """
+    guard = Guard(**config)
+    for option, low, high in (
+        ("patience", 1, None),
+        ("limit", 0, None),
+        ("backoff", 0, 1),
+        ("entropy", 0, 1),
+        ("distinct", 0, 1),
+    ):
+        value = getattr(guard, option)
+        if value < low or (high is not None and value > high):
+            limits = f"{low} or more" if high is None else f"{low} to {high}"
+            raise UserError(f"config.guard.{option}: {value} is out of range; set {limits}")
+    return guard
+
+
+def _update(kind: type, options: Mapping, where: str) -> Update | None:
+    ends = options.pop("end", None) or {}
+    ends = tuple((name, value) for name, value in ends.items() if value is not None)
+    update = kind(**options, end=ends)
+    for option in ("updates", "batch_size"):
+        value = getattr(update, option)
+        if value < 0:
+            raise UserError(f"{where}.{option}: {value} is negative; set 0 or more")
+    return update if update.updates else None
+
+
+def _with_freeze(phase: Phase, where: str) -> Phase:
+    """The phase without the updates of frozen networks, and with the turns of `alternate`."""
+    freeze = phase.freeze
+    if freeze not in FREEZES:
+        raise UserError(f"{where}.freeze: no way '{freeze}'; choose from {', '.join(FREEZES)}")
+    if freeze == "both":
+        return dataclasses.replace(phase, generator=None, discriminator=None)
+    if freeze == "none":
+        return phase
+    trained = {"discriminator": ("generator",), "generator": ("discriminator",)}
+    for network in trained.get(freeze, ("generator", "discriminator")):
+        if not getattr(phase, network):
+            raise UserError(
+                f"{where}.freeze: '{freeze}' leaves the {network} to be trained, which has no "
+                f"updates; set {where}.{network}.updates"
+            )
+    if freeze != "alternate":
+        return dataclasses.replace(phase, **{freeze: None})
+    if phase.freeze_turn < 1:
+        raise UserError(f"{where}.freeze_turn: must be 1 or more")
+    turns = {
+        network: dataclasses.replace(getattr(phase, network), updates=phase.freeze_turn)
+        for network in phase.networks
+    }
+    return dataclasses.replace(phase, **turns)
+
+
+def _check_phase(phase: Phase, where: str) -> None:
+    if phase.steps < 0:
+        raise UserError(f"{where}.steps: {phase.steps} is negative; set 0 or more")
+    if phase.freeze == "both":
+        if phase.steps > 1:
+            raise UserError(
+                f"{where}.steps: {phase.steps} with both networks frozen; set 1, in which nothing "
+                "is updated, or 0 to leave the phase out"
+            )
+    elif not phase.networks:
+        raise UserError(f"{where}: neither network is updated; give one of them updates")
+    for option in ("batch_size", "targets", "evaluate_every"):
+        if getattr(phase, option) < 1:
+            raise UserError(f"{where}.{option}: must be 1 or more")
+    alone = not phase.discriminator and not (
+        phase.generator and phase.generator.has("policy_gradient")
+    )
+    if phase.targets > 1 and not alone:
+        raise UserError(
+            f"{where}.targets: more than 1 needs a phase of maximum likelihood alone; set 1"
+        )
+    if phase.transfer and not phase.discriminator:
+        raise UserError(f"{where}.transfer: the discriminator is not trained here; set False")
+    for pattern in phase.frozen:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(
+                f"{where}.frozen: '{pattern}' is no regular expression ({error})"
+            ) from error
+    if phase.stop.patience < 0 or phase.stop.min_change < 0:
+        raise UserError(f"{where}.stop: patience and min_change must be 0 or more")
+    if phase.stop.patience and not phase.stop.metrics:
+        raise UserError(f"{where}.stop.metrics: names no figure; name one, or set patience to 0")
+
+
+def _choose(value: str, known: Sequence[str], where: str) -> None:
+    option = where.rpartition(".")[2]
+    if value not in known:
+        raise UserError(f"{where}: no {option} '{value}'; choose from {', '.join(known)}")
+
+
+def _check_generator(phase: Phase, where: str) -> None:
+    update = phase.generator
+    _choose(update.reward, tuple(REWARDS), f"{where}.reward")
+    _choose(update.baseline, BASELINES, f"{where}.baseline")
+    _choose(update.values, VALUES, f"{where}.values")
+    if update.normalise not in NORMALISATIONS:
+        raise UserError(
+            f"{where}.normalise: no normalisation '{update.normalise}'; choose from "
+            f"{', '.join(NORMALISATIONS)}"
+        )
+    if update.values == "dense" and update.baseline == "prefix":
+        raise UserError(
+            f"{where}.baseline: 'prefix' needs the values of prefixes, which rollouts estimate; "
+            "set position or group"
+        )
+    if (update.baseline == "group") != (update.group_size > 1):
+        raise UserError(
+            f"{where}.group_size: {update.group_size} with the baseline '{update.baseline}'; set "
+            "2 or more for group, 1 for any other"
+        )
+    if not 0 <= update.discount <= 1:
+        raise UserError(f"{where}.discount: {update.discount} is out of range; set 0 to 1")
+    if not update.reward_clip > 0:
+        raise UserError(f"{where}.reward_clip: {update.reward_clip} must be above 0")
+    if not 0 < update.clip_ratio < 1:
+        raise UserError(f"{where}.clip_ratio: {update.clip_ratio} is out of range; set 0 to 1")
+    for option in ("num_rollouts", "reuse"):
+        if getattr(update, option) < 1:
+            raise UserError(f"{where}.{option}: must be 1 or more")
+    if not any(map(update.has, ("mle", "words", "policy_gradient"))):
+        raise UserError(f"{where}: no loss has a weight; set mle or policy_gradient")
+    if not update.has("policy_gradient"):
+        for option in ("entropy", "kl", "feature_matching"):
+            if update.has(option):
+                raise UserError(
+                    f"{where}.{option}: is of the sequences that the policy gradient samples; set "
+                    "policy_gradient too"
+                )
+
+
+def _check_discriminator(phase: Phase, where: str) -> None:
+    update = phase.discriminator
+    sources = phase.sources("discriminator")
+    if update.has("mismatch") and sources < 2:
+        raise UserError(
+            f"config.phases.{phase.name}.batch_size: 1 leaves no other example to mismatch; set 2 "
+            "or more"
+        )
+    if update.pool and (update.pool < sources or update.epochs < 1):
+        raise UserError(
+            f"{where}.pool: {update.pool} for {update.epochs} epochs is less than a batch; set 0 "
+            "or a batch at least, and 1 epoch or more"
+        )
+    for option in ("smoothing", "smoothing_generated"):
+        if not 0 <= getattr(update, option) <= 1:
+            raise UserError(f"{where}.{option}: {getattr(update, option)} is no label; set 0 to 1")
+    if not update.band:
+        return
+    if len(update.band) != 2 or not 0 <= update.band[0] <= update.band[1] <= 1:
+        raise UserError(
+            f"{where}.band: {update.band} is no (low, high) of accuracies; set (0.6, 0.8), for "
+            "example, or () for none"
+        )
+    if update.band_every < 1:
+        raise UserError(f"{where}.band_every: must be 1 or more")
+    if update.fresh:
+        raise UserError(
+            f"{where}.band: a discriminator that is drawn anew in every cycle must be trained in "
+            "every cycle; set fresh to False, or band to ()"
+        )
+
+
+def _check_order(phases: Sequence[Phase]) -> None:
+    """Refuses what needs that an earlier phase has trained something, where none has."""
+    trained: set[str] = set()
+    done: list[str] = []
+    for phase in phases:
+        if not phase.steps:
+            continue
+        where = f"config.phases.{phase.name}"
+        missing = [name for name in ("generator", "discriminator") if name not in trained]
+        if phase.freeze != "none" and missing:
+            raise UserError(
+                f"{where}.freeze: '{phase.freeze}' is for networks that are trained, and no phase "
+                f"before it in config.phases.order trains the {missing[0]}; put one there"
+            )
+        update = phase.generator
+        if update and update.has("kl") and "generator" in missing:
+            raise UserError(
+                f"{where}.generator.kl: its reference would be a generator that nothing has "
+                "trained; put a phase that trains it before this one, or set 0"
+            )
+        learns = update and update.has("policy_gradient") and not phase.discriminator
+        if learns and "discriminator" in missing:
+            raise UserError(
+                f"{where}.generator.policy_gradient: its rewards would be those of a discriminator "
+                "that nothing trains; put a phase that trains it before this one"
+            )
+        if phase.start_from == "best" and not done:
+            raise UserError(f"{where}.start_from: 'best' of no phase before it; set ''")
+        if phase.start_from not in ("", "best", *done):
+            raise UserError(
+                f"{where}.start_from: '{phase.start_from}' is no phase before it; choose from "
+                f"{', '.join(('best', *done))}, or set ''"
+            )
+        trained |= set(phase.networks)
+        done.append(phase.name)
+
+
+def check_frozen(phases: Sequence[Phase], paths: Sequence[str]) -> None:
+    """Refuses patterns in `frozen` that freeze nothing, or all that a phase trains.
+
+    Args:
+      phases: the schedule.
+      paths: of all parameters, 'generator/...' and 'discriminator/...'.
+
+    Raises:
+      UserError: names the pattern, or the network.
+    """
+    for phase in phases:
+        where = f"config.phases.{phase.name}.frozen"
+        for pattern in phase.frozen:
+            if not any(re.match(pattern, path) for path in paths):
+                some = sorted({"/".join(path.split("/")[:2]) for path in paths})
+                raise UserError(
+                    f"{where}: '{pattern}' matches no parameter; they are {', '.join(some)}"
+                )
+        for network in phase.networks:
+            left = [phase.is_frozen(path) for path in paths if path.startswith(f"{network}/")]
+            if all(left):
+                raise UserError(
+                    f"{where}: freezes the whole {network}, a frozen network can't be trained; "
+                    f"leave a part of it, or set config.phases.{phase.name}.{network}.updates to 0"
+                )
+            if network == "discriminator" and phase.discriminator.fresh and any(left):
+                raise UserError(
+                    f"{where}: a part of a discriminator that is drawn anew in every cycle; set "
+                    f"config.phases.{phase.name}.discriminator.fresh to False"
+                )

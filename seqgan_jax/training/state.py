@@ -1,5 +1,6 @@
 """Everything that a resumed run needs, as one pytree."""
 
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -17,6 +18,54 @@ class Network:
 
 
 @flax.struct.dataclass
+class Safety:
+    """What the guards remember of the current phase; see `phases.Guard`.
+
+    Attributes:
+      skipped: updates skipped because their loss or gradient was not finite, in the whole run.
+      in_a_row: of these, the newest ones without another between them.
+      rollbacks: how often the phase went back to a checkpoint.
+      scale: factor of the learning rates.
+      entropy: of samples, in nats per token, [2]: at the phase's first policy gradient, and a
+        moving average; NaN before there is one.
+    """
+
+    skipped: chex.Array
+    in_a_row: chex.Array
+    rollbacks: chex.Array
+    scale: chex.Array
+    entropy: chex.Array
+
+
+@flax.struct.dataclass
+class Stopping:
+    """What the end of the current phase depends on; see `phases.Stop`.
+
+    Attributes:
+      best: of each of the phase's metrics for stopping, higher is better, [K].
+      waited: evaluations since one of them improved.
+      stopped: whether the phase has ended, though not all of its steps are done.
+    """
+
+    best: chex.Array
+    waited: chex.Array
+    stopped: chex.Array
+
+
+@flax.struct.dataclass
+class Ratio:
+    """Whether the discriminator takes its turns, where its accuracy is held in a band.
+
+    Attributes:
+      accuracy: the newest on held-out data.
+      trains: whether its turns are taken.
+    """
+
+    accuracy: chex.Array
+    trains: chex.Array
+
+
+@flax.struct.dataclass
 class TrainState:
     """The whole of a training run between two steps.
 
@@ -31,6 +80,11 @@ class TrainState:
       baseline: the expected action value at every position, [T].
       pool: generated sequences that the discriminator learns from for a while, [P, T] int32, or
         None where every update has new ones.
+      reference: the generator's parameters at the start of the last phase with a `kl` loss, or None
+        in a run without one.
+      safety: of the guards.
+      stopping: of early stopping.
+      ratio: of the adaptive ratio of updates.
     """
 
     step: chex.Array
@@ -42,6 +96,10 @@ class TrainState:
     rollout: Any
     baseline: chex.Array
     pool: chex.Array | None
+    reference: Any
+    safety: Safety
+    stopping: Stopping
+    ratio: Ratio
 
 
 def copy(tree: Any) -> Any:
@@ -68,3 +126,30 @@ def transfer(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 
 def _fits(ours, to) -> bool:
     return not jnp.ndim(to) or (ours.shape[1:] == to.shape[1:] and len(ours) >= len(to))
+
+
+def path(keys: tuple) -> str:
+    """A parameter's path in its network as text, 'encoder/conv_0/kernel' for example."""
+    return "/".join(str(key.key) for key in keys)
+
+
+def only(tree: Any, chosen: Any) -> Any:
+    """The tree with None in place of the leaves that aren't chosen (booleans, one a leaf)."""
+    return jax.tree.map(lambda leaf, ours: leaf if ours else None, tree, chosen)
+
+
+def merge(some: Any, whole: Any) -> Any:
+    """`whole` with the leaves that `some`, which has None in place of others, has."""
+    pick = lambda a, b: b if a is None else a
+    return jax.tree.map(pick, some, whole, is_leaf=lambda leaf: leaf is None)
+
+
+def per_parameter(function: Callable[..., Any], *optimizers: Any) -> Any:
+    """Applies a function to those parts of optimisers' states that are trees like the parameters.
+
+    What else there is, such as the number of updates, is that of the first.
+    """
+    is_tree = lambda x: isinstance(x, dict)
+    return jax.tree.map(
+        lambda *x: function(*x) if is_tree(x[0]) else x[0], *optimizers, is_leaf=is_tree
+    )

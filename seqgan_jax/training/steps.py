@@ -5,6 +5,7 @@ in, a state and metrics out. Shapes: B batch, T target length, V vocabulary, Z n
 one source.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -16,10 +17,22 @@ from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.core import beam, losses, rewards, rollout, sampling
 from seqgan_jax.models.interface import Discriminator, Generator
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
-from seqgan_jax.training.state import Network, TrainState, copy, transfer
+from seqgan_jax.training.state import (
+    Network,
+    Ratio,
+    Safety,
+    Stopping,
+    TrainState,
+    copy,
+    merge,
+    only,
+    path,
+    per_parameter,
+    transfer,
+)
 
 # What a step's random numbers are for: each purpose folds its number into the step's key.
-SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH = range(5)
+SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH, HELD_OUT = range(6)
 
 
 class Written(NamedTuple):
@@ -47,7 +60,7 @@ class Steps:
       vocabulary: the codec's.
       length: T.
       clip: largest global norm of a gradient.
-      pool: the largest `DiscriminatorUpdate.pool` of the schedule.
+      phases: the schedule, which says what its state must hold.
     """
 
     def __init__(
@@ -57,17 +70,20 @@ class Steps:
         vocabulary: Vocabulary,
         length: int,
         clip: float,
-        pool: int = 0,
+        phases: Sequence[Phase] = (),
     ):
         self.generator = generator
         self.discriminator = discriminator
         self.vocabulary = vocabulary
         self.length = length
-        self.pool = pool
+        self.pool = max((p.discriminator.pool for p in phases if p.discriminator), default=0)
+        self.has_reference = any(p.generator.has("kl") for p in phases if p.generator)
+        self.num_stopping = max((len(p.stop.metrics) for p in phases), default=0)
         self.optimizer = optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam())
         self.train_step = jax.jit(
             self._train_step, static_argnames=("phase", "network"), donate_argnums=0
         )
+        self.hold = jax.jit(self._hold, static_argnames="band", donate_argnums=0)
         self.write = jax.jit(self._write, static_argnames=("num_samples", "truncation", "forced"))
         self.likelihood = jax.jit(self._likelihood, static_argnames="num_noise")
         self.judge = jax.jit(self._judge)
@@ -127,20 +143,66 @@ class Steps:
             rollout=copy(generator),
             baseline=jnp.zeros((self.length,)),
             pool=jnp.zeros((self.pool, self.length), jnp.int32) if self.pool else None,
+            reference=copy(generator) if self.has_reference else None,
+            **self._watched(),
         )
 
+    def _watched(self) -> dict[str, Any]:
+        """What is remembered of a phase at its start, but for the updates skipped so far."""
+        return {
+            "safety": Safety(
+                skipped=jnp.zeros((), jnp.int32),
+                in_a_row=jnp.zeros((), jnp.int32),
+                rollbacks=jnp.zeros((), jnp.int32),
+                scale=jnp.ones(()),
+                entropy=jnp.full((2,), jnp.nan, jnp.float32),
+            ),
+            "stopping": Stopping(
+                best=jnp.full((self.num_stopping,), -jnp.inf, jnp.float32),
+                waited=jnp.zeros((), jnp.int32),
+                stopped=jnp.zeros((), bool),
+            ),
+            "ratio": Ratio(accuracy=jnp.full((), jnp.nan, jnp.float32), trains=jnp.ones((), bool)),
+        }
+
     def begin_phase(self, state: TrainState, index: int, phase: Phase) -> TrainState:
-        """The state at a phase's start: fresh optimisers, baseline and rollout policy."""
+        """The state at a phase's start: fresh optimisers, baseline and rollout policy.
+
+        A frozen network's optimiser, and the moments of frozen parameters, stay as they were.
+        """
         params = copy(state.discriminator.params)
         if phase.transfer:
             params = transfer(state.generator.params, params)
+        networks = {
+            "generator": state.generator,
+            "discriminator": state.discriminator.replace(params=params),
+        }
+        for name in phase.networks:
+            network = networks[name]
+            trained = self._trained(network.params, name, phase)
+            optimizer = per_parameter(
+                lambda new, old, trained=trained: merge(only(new, trained), old),
+                self.optimizer.init(network.params),
+                network.optimizer,
+            )
+            networks[name] = network.replace(optimizer=optimizer)
+        watched = self._watched()
+        watched["safety"] = watched["safety"].replace(skipped=jnp.copy(state.safety.skipped))
+        if phase.generator and phase.generator.has("kl"):
+            watched["reference"] = copy(state.generator.params)
         return state.replace(
             phase=jnp.asarray(index, jnp.int32),
             phase_step=jnp.zeros((), jnp.int32),
-            generator=Network(state.generator.params, self.optimizer.init(state.generator.params)),
-            discriminator=Network(params, self.optimizer.init(params)),
             rollout=copy(state.generator.params),
             baseline=jnp.zeros((self.length,)),
+            **networks,
+            **watched,
+        )
+
+    def _trained(self, params, network: str, phase: Phase) -> Any:
+        """Which parameters of a network a phase doesn't freeze: booleans in their structure."""
+        return jax.tree_util.tree_map_with_path(
+            lambda keys, _: not phase.is_frozen(f"{network}/{path(keys)}"), params
         )
 
     # Training.
@@ -161,86 +223,198 @@ class Steps:
         """
         update = phase.generator if network == "generator" else phase.discriminator
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        rate = update.rate(state.phase_step, phase.steps)
+        rate = update.rate(state.phase_step, phase.steps) * state.safety.scale
         if network == "generator":
-            state, metrics = self._update_generator(state, batch, key, update, rate)
+            state, metrics = self._update_generator(state, batch, key, phase, rate)
         else:
             turn = phase.updates_before("discriminator", state.phase_step)
             if update.fresh:
                 state = self._renewed(state, batch, key, turn % update.updates == 0)
+            pooled = None
             if update.pool:
-                state, *fake = self._from_pool(state, batch, key, update, turn)
-            else:
-                fake = self._sample(
-                    state.generator.params,
-                    batch,
-                    key,
-                    jnp.arange(len(batch["example_id"])),
-                    sampling.Truncation(),
-                    (),
-                )[:2]
-            state, metrics = self._update_discriminator(state, batch, key, update, rate, *fake)
-        return state.replace(step=state.step + 1, phase_step=state.phase_step + 1), {
-            f"{network}/{name}": value for name, value in metrics.items()
-        }
+                state, *pooled = self._from_pool(state, batch, key, update, turn)
 
-    def _apply(self, network: Network, grads, rate) -> tuple[Network, chex.Array]:
-        updates, optimizer = self.optimizer.update(grads, network.optimizer, network.params)
-        params = jax.tree.map(lambda p, u: p - rate * u, network.params, updates)
-        return Network(params, optimizer), optax.tree.norm(grads)
-
-    def _update_generator(self, state, batch, key, update: GeneratorUpdate, rate):
-        metrics = {}
-        sample = None
-        if update.policy_gradient:
-            estimate = self._search if update.values == "rollout" else self._dense_values
-            z, sample, values = estimate(state, batch, key, update)
-            advantages = values - (
-                state.baseline
-                if update.baseline == "position"
-                else jnp.pad(values[:, :-1], ((0, 0), (1, 0))).at[:, 0].set(state.baseline[0])
-            )
-            metrics["reward"] = losses.weighted_mean(values, sample.mask * batch["weight"][:, None])
-            state = state.replace(
-                baseline=rewards.update_baseline(
-                    state.baseline,
-                    values,
-                    sample.mask * batch["weight"][:, None],
-                    update.baseline_decay,
+            def learn():
+                fake = (
+                    pooled
+                    or self._sample(
+                        state.generator.params,
+                        batch,
+                        key,
+                        jnp.arange(len(batch["example_id"])),
+                        sampling.Truncation(),
+                        (),
+                    )[:2]
                 )
-            )
+                return self._update_discriminator(state, batch, key, phase, rate, *fake)
 
-        def loss_of(params):
-            terms = {}
-            if update.mle or update.words:
-                terms |= self._on_real(params, batch, key, update)
-            if update.policy_gradient:
-                found, entropy = self._on_sample(params, batch, z, sample, advantages, update)
-                terms |= found
-                metrics["sample_entropy"] = entropy
-            return sum(terms.values()), (terms, metrics)
+            if update.band:
+                state, metrics = self._if_in_turn(state, learn)
+            else:
+                state, metrics = learn()
+        safety = state.safety
+        metrics = {f"{network}/{name}": value for name, value in metrics.items()} | {
+            "guard/skipped": safety.skipped,
+            "guard/in_a_row": safety.in_a_row,
+            "guard/rollbacks": safety.rollbacks,
+            "guard/entropy": safety.entropy[1] / safety.entropy[0],
+        }
+        return state.replace(step=state.step + 1, phase_step=state.phase_step + 1), metrics
 
-        (loss, (terms, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            state.generator.params
+    def _if_in_turn(self, state: TrainState, learn: Callable):
+        """The discriminator's update where its accuracy asks for one; else no figures of one."""
+
+        def skip():
+            _, metrics = jax.eval_shape(learn)
+            return state, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), metrics)
+
+        trains, accuracy = state.ratio.trains, state.ratio.accuracy
+        state, metrics = jax.lax.cond(trains, learn, skip)
+        return state, metrics | {"held_out_accuracy": accuracy, "turn": trains.astype(jnp.float32)}
+
+    def _hold(self, state: TrainState, batch, *, band: tuple[float, float]) -> TrainState:
+        """Measures the discriminator on held-out pairs, and decides whether its turns are taken.
+
+        Above the band they are skipped, below it taken, and in it what was decided before stays.
+
+        Args:
+          state: donated.
+          batch: held-out pairs; for their sources sequences are generated.
+          band: see `DiscriminatorUpdate.band`; static.
+        """
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        rows = jnp.arange(len(batch["example_id"]))
+        fake = self._sample(
+            state.generator.params,
+            batch,
+            jax.random.fold_in(key, HELD_OUT),
+            rows,
+            sampling.Truncation(),
+            (),
         )
-        generator, norm = self._apply(state.generator, grads, rate)
+        judge = lambda *sequences: self._judge(state.discriminator.params, batch, *sequences)
+        right = (judge(batch["target"], batch["mask"]) > 0, judge(fake.tokens, fake.mask) < 0)
+        accuracy = sum(losses.weighted_mean(x, batch["weight"]) for x in right) / 2
+        low, high = band
+        trains = (accuracy <= high) & (state.ratio.trains | (accuracy < low))
+        return state.replace(ratio=Ratio(accuracy, trains))
+
+    def _descend(
+        self,
+        network: Network,
+        name: str,
+        phase: Phase,
+        loss_of: Callable[[Any], tuple[chex.Array, Any]],
+        rate: chex.Array,
+    ) -> tuple[Network, chex.Array, dict[str, chex.Array], Any]:
+        """One step of the optimiser down a loss, none where that or its gradient isn't finite.
+
+        Parameters that the phase freezes are split off before anything is differentiated.
+
+        Args:
+          network: parameters and optimiser.
+          name: which network it is.
+          phase: see there.
+          loss_of: from parameters to the loss and what else it found.
+          rate: the learning rate.
+
+        Returns:
+          The network, whether there was a step, its figures, and what else the loss found.
+        """
+        trained = self._trained(network.params, name, phase)
+        params = only(network.params, trained)
+        optimizer = per_parameter(lambda tree: only(tree, trained), network.optimizer)
+        (loss, found), grads = jax.value_and_grad(
+            lambda params: loss_of(merge(params, network.params)), has_aux=True
+        )(params)
+        norm = optax.tree.norm(grads)
+        sound = jnp.isfinite(loss) & jnp.isfinite(norm)
+        updates, moved = self.optimizer.update(grads, optimizer, params)
+        stepped = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+        kept = lambda new, old: jnp.where(sound, new, old)
+        params, optimizer = jax.tree.map(kept, (stepped, moved), (params, optimizer))
+        network = Network(
+            merge(params, network.params), per_parameter(merge, optimizer, network.optimizer)
+        )
+        return network, sound, {"loss": loss, "gradient_norm": norm, "learning_rate": rate}, found
+
+    def _update_generator(self, state: TrainState, batch, key, phase: Phase, rate):
+        update, samples, metrics, old = phase.generator, None, {}, state
+        done = state.phase_step / max(phase.steps, 1)
+        if update.has("policy_gradient"):
+            estimate = self._search if update.values == "rollout" else self._dense_values
+            z, sample, values = estimate(state, batch, key, update, done)
+            mask = sample.mask * jnp.repeat(batch["weight"], update.group_size)[:, None]
+            samples = z, sample, self._advantages(state, values, sample.mask, mask, update)
+            metrics["reward"] = losses.weighted_mean(values, mask)
+            baseline = rewards.update_baseline(state.baseline, values, mask, update.baseline_decay)
+            state = state.replace(baseline=baseline)
+
+        def descend(network, key):
+            def loss_of(params):
+                terms, entropy = {}, {}
+                if update.has("mle") or update.has("words"):
+                    terms |= self._on_real(params, batch, key, update, done)
+                if samples:
+                    found, entropy["sample_entropy"] = self._on_sample(
+                        params, old.reference, batch, *samples, update, done
+                    )
+                    terms |= found
+                return sum(terms.values()), (terms, entropy)
+
+            network, sound, figures, (terms, entropy) = self._descend(
+                network, "generator", phase, loss_of, rate
+            )
+            named = {f"loss_{name}": term for name, term in terms.items()}
+            return network, (sound, {**entropy, **named, **figures})
+
+        if update.reuse == 1:
+            generator, (sound, found) = descend(state.generator, key)
+        else:
+            keys = jax.random.split(key, update.reuse)
+            generator, (sound, found) = jax.lax.scan(descend, state.generator, keys)
+            sound, found = sound.all(), jax.tree.map(lambda x: x.mean(0), found)
+        metrics |= found
         state = state.replace(generator=generator)
-        if update.policy_gradient and update.values == "rollout":
+        if update.has("policy_gradient") and update.values == "rollout":
             slow = lambda old, new: update.rollout_decay * old + (1 - update.rollout_decay) * new
             rollout = jax.tree.map(slow, state.rollout, generator.params)
             # As in the authors' program, the rollout policy has the generator's own embeddings.
             state = state.replace(
                 rollout=rollout | {"embedding": jnp.copy(generator.params["embedding"])}
             )
-        return state, {
-            **metrics,
-            **{f"loss_{name}": term for name, term in terms.items()},
-            "loss": loss,
-            "gradient_norm": norm,
-            "learning_rate": rate,
-        }
+        return self._guarded(old, state, sound, metrics.get("sample_entropy")), metrics
 
-    def _on_real(self, params, batch, key, update: GeneratorUpdate) -> dict[str, chex.Array]:
+    def _guarded(self, old: TrainState, new: TrainState, sound, entropy=None) -> TrainState:
+        """The new state, with what moved beside the networks put back after an unsound update."""
+        safety = old.safety.replace(
+            skipped=old.safety.skipped + ~sound,
+            in_a_row=jnp.where(sound, 0, old.safety.in_a_row + 1),
+        )
+        if entropy is not None:
+            known = old.safety.entropy
+            moved = jnp.stack([known[0], 0.9 * known[1] + 0.1 * entropy])
+            moved = jnp.where(jnp.isnan(known), entropy, moved)
+            safety = safety.replace(entropy=jnp.where(sound, moved, known))
+        baseline, rollout = jax.tree.map(
+            lambda new, old: new if new is old else jnp.where(sound, new, old),
+            (new.baseline, new.rollout),
+            (old.baseline, old.rollout),
+        )
+        return new.replace(safety=safety, baseline=baseline, rollout=rollout)
+
+    def _advantages(self, state: TrainState, values, written, mask, update: GeneratorUpdate):
+        """Values less the baseline, normalised, [B G, T]; `mask` also leaves out filler rows."""
+        if update.baseline == "prefix":
+            baseline = jnp.pad(values[:, :-1], ((0, 0), (1, 0))).at[:, 0].set(state.baseline[0])
+        elif update.baseline == "group":
+            grouped = (x.reshape(-1, update.group_size, self.length) for x in (values, written))
+            baseline = rewards.group_baseline(*grouped, state.baseline).reshape(values.shape)
+        else:
+            baseline = state.baseline
+        return rewards.NORMALISATIONS[update.normalise](values - baseline, mask)
+
+    def _on_real(self, params, batch, key, update: GeneratorUpdate, done) -> dict[str, chex.Array]:
         """The losses on real targets, with dropout: those of `mle` and `words` that have weights.
 
         `mle` is the mean negative log-likelihood per token, one z a target; `words` the mean over
@@ -249,12 +423,14 @@ class Steps:
         target, sources = batch["target"], len(batch["example_id"])
         each = len(target) // sources
 
+        has_mle, has_words = update.has("mle"), update.has("words")
+
         def forward(module, source, source_mask, noise, inputs):
             memory = module.encode(source, source_mask, train=True)
             state = module.initial_state(memory, noise, self.length)
             return (
-                module.before_output(memory, state, inputs, train=True) if update.mle else None,
-                module.word_logits(memory) if update.words else None,
+                module.before_output(memory, state, inputs, train=True) if has_mle else None,
+                module.word_logits(memory) if has_words else None,
             )
 
         noise = self._noise(
@@ -272,21 +448,24 @@ class Steps:
             rngs={"dropout": jax.random.fold_in(key, DROPOUT)},
         )
         terms = {}
-        if update.mle:
+        if has_mle:
             mask = batch["mask"] * jnp.repeat(batch["weight"], each)[:, None]
             found = _log_likelihood(projected, target, mask / jnp.maximum(mask.sum(), 1.0))
-            terms["mle"] = -update.mle * found.value
-        if update.words:
+            terms["mle"] = -update.weight("mle", done) * found.value
+        if has_words:
             used = (
                 jnp.zeros(words.shape)
                 .at[jnp.arange(sources)[:, None], target.reshape(sources, -1)]
                 .max(batch["mask"].reshape(sources, -1))
             )
             per_source = losses.binary_cross_entropy(words, used).sum(-1)
-            terms["words"] = update.words * losses.weighted_mean(per_source, batch["weight"])
+            mean = losses.weighted_mean(per_source, batch["weight"])
+            terms["words"] = update.weight("words", done) * mean
         return terms
 
-    def _on_sample(self, params, batch, z, sample, advantages, update: GeneratorUpdate):
+    def _on_sample(
+        self, params, reference, batch, z, sample, advantages, update: GeneratorUpdate, done
+    ):
         """The losses on sampled sequences, without dropout, and their mean entropy per token."""
 
         def forward(module, source, source_mask, inputs):
@@ -294,25 +473,52 @@ class Steps:
             state = module.initial_state(memory, z, self.length)
             return module.before_output(memory, state, inputs, train=False)
 
-        u, kernel, bias = self.generator.apply(
-            {"params": params},
-            batch["source"],
-            batch["source_mask"],
-            self._inputs(sample.tokens),
-            method=forward,
-        )
-        mask = sample.mask * batch["weight"][:, None]
+        def projected(params):
+            u, kernel, bias = self.generator.apply(
+                {"params": params},
+                batch["source"],
+                batch["source_mask"],
+                self._inputs(sample.tokens),
+                method=forward,
+            )
+            return u, kernel, self._allowed(bias)
+
+        mask = sample.mask * jnp.repeat(batch["weight"], update.group_size)[:, None]
         share = mask / jnp.maximum(mask.sum(), 1.0)
+        u, kernel, bias = projected(params)
+        weight = update.weight("policy_gradient", done)
+        bonus = update.weight("entropy", done)
+        linear = weight * advantages * share if update.reuse == 1 else jnp.zeros_like(share)
         found = _log_likelihood(
-            (u, kernel, self._allowed(bias)),
+            (u, kernel, bias),
             sample.tokens,
-            update.policy_gradient * advantages * share,
-            update.entropy * share if update.entropy else None,
+            linear,
+            bonus * share if update.has("entropy") else None,
         )
         # The gradient of both terms is that of `value`, their sum.
         entropy = jax.lax.stop_gradient(jnp.vdot(share, found.entropy.reshape(share.shape)))
-        gained = update.entropy * entropy
-        return {"policy_gradient": gained - found.value, "entropy": -gained}, entropy
+        gained = bonus * entropy
+        terms = {"policy_gradient": gained - found.value}
+        if update.has("entropy"):
+            terms["entropy"] = -gained
+        flat = lambda x: x.reshape(-1, x.shape[-1])
+        if update.reuse > 1:
+            log_probs = losses.projected_log_probs(flat(u), kernel, bias, sample.tokens.reshape(-1))
+            each = jax.vmap(losses.clipped_policy_gradient, (0, 0, 0, 0, None))(
+                log_probs.reshape(share.shape),
+                sample.log_probs,
+                advantages,
+                share,
+                update.clip_ratio,
+            )
+            terms["policy_gradient"] += weight * each.sum()
+        if update.has("kl"):
+            known = projected(reference)
+            divergence = losses.projected_divergence(
+                flat(u), kernel, bias, (flat(known[0]), *known[1:])
+            ).reshape(share.shape)
+            terms["kl"] = update.weight("kl", done) * jnp.vdot(share, divergence)
+        return terms, entropy
 
     def _logits(self, params, batch, z, tokens) -> chex.Array:
         """Logits [B, T, V] of given sequences under given noise, without dropout."""
@@ -320,10 +526,14 @@ class Steps:
             {"params": params}, batch["source"], batch["source_mask"], z, self._inputs(tokens)
         )
 
-    def _search(self, state: TrainState, batch, key, update: GeneratorUpdate):
-        """Samples one sequence a source and estimates the action value of each of its tokens."""
-        rows = jnp.arange(len(batch["example_id"]))
-        identity = (batch["example_id"], rows)
+    def _search(self, state: TrainState, batch, key, update: GeneratorUpdate, done):
+        """Samples sequences and estimates the action value of each of their tokens.
+
+        G of them for each source, source-major.
+        """
+        rows = jnp.arange(len(batch["example_id"]) * update.group_size)
+        example = jnp.repeat(batch["example_id"], update.group_size)
+        identity = (example, rows)
         z = self._noise(jax.random.fold_in(key, NOISE), *identity)
         draws = sampling.uniforms(jax.random.fold_in(key, SAMPLE), *identity, self.length)
         source = batch["source"], batch["source_mask"]
@@ -343,43 +553,47 @@ class Steps:
         def judge(judge_state, token):
             return self._call(theirs, judge_params, "step", judge_memory, judge_state, token)
 
-        def step(states, token):
-            own, policy_state = states
+        def step(own, token):
             own, logits = self._call(ours, params, "step", memory, own, token)
-            policy_state, _ = policy(policy_state, token)
-            return (own, policy_state), self._allowed(logits), policy_state
+            return own, self._allowed(logits), None
 
         def observe(judge_state, token):
             judge_state, feature = judge(judge_state, token)
             return judge_state, (judge_state, feature)
 
-        start = tuple(
-            self._call(ours, p, "initial_state", m, z, self.length)
-            for p, m in ((params, memory), (slow, slow_memory))
-        )
         sample = sampling.sample(
             step,
-            start,
+            self._call(ours, params, "initial_state", memory, z, self.length),
             draws,
             bos=self.vocabulary.bos,
             **self._special(),
             observe=observe,
             observer=self._call(theirs, judge_params, "initial_state", judge_memory, len(rows)),
         )
-        policy_states, (judge_states, features) = sample.extras
+        _, (judge_states, features) = sample.extras
+        start = self._call(ours, slow, "initial_state", slow_memory, z, self.length)
+        inputs = self._inputs(sample.tokens)
+        _, states = self._call(ours, slow, "unroll", slow_memory, start, inputs, train=False)
+        distance = self._distance(judge_params, judge_memory, batch, update)
+
+        def reward(features, mask, **known):
+            scores = self._call(theirs, judge_params, "readout", features, mask, **known)
+            found = rewards.REWARDS[update.reward](scores)
+            if distance:
+                found -= update.weight("feature_matching", done) * distance(features, mask)
+            return found
+
         values = rollout.action_values(
             lambda policy_state, token: self._then_allowed(policy(policy_state, token)),
             judge,
-            lambda features, mask, **known: rewards.REWARDS[update.reward](
-                self._call(theirs, judge_params, "readout", features, mask, **known)
-            ),
+            reward,
             tokens=sample.tokens,
             mask=sample.mask,
-            policy_states=policy_states,
+            policy_states=jax.vmap(lambda t: ours.prefix_state(states, t)),
             judge_states=judge_states,
             features=jnp.swapaxes(features, 0, 1),
             key=jax.random.fold_in(key, ROLLOUT),
-            example_id=batch["example_id"],
+            example_id=example * update.group_size + rows % update.group_size,
             num_rollouts=update.num_rollouts,
             chunk=update.rollout_chunk,
             shares=theirs.shares,
@@ -387,10 +601,21 @@ class Steps:
         )
         return z, sample, values
 
-    def _dense_values(self, state: TrainState, batch, key, update: GeneratorUpdate):
+    def _distance(self, params, memory, batch, update: GeneratorUpdate) -> Callable | None:
+        """The distance of sequences from the batch's real ones, from features [N, T, U] -> [N]."""
+        if not update.has("feature_matching"):
+            return None
+        real = self._call(self.discriminator, params, "features", memory, batch["target"])
+        real = rewards.mean_feature(real, batch["mask"])
+        return lambda features, mask: rewards.feature_distance(
+            rewards.mean_feature(features, mask), real, batch["weight"]
+        )
+
+    def _dense_values(self, state: TrainState, batch, key, update: GeneratorUpdate, done):
         """As `_search`, from the discriminator's logits of all prefixes."""
-        rows = jnp.arange(len(batch["example_id"]))
-        z = self._noise(jax.random.fold_in(key, NOISE), batch["example_id"], rows)
+        rows = jnp.arange(len(batch["example_id"]) * update.group_size)
+        example = jnp.repeat(batch["example_id"], update.group_size)
+        z = self._noise(jax.random.fold_in(key, NOISE), example, rows)
         sample = self._sample(state.generator.params, batch, key, rows, sampling.Truncation(), ())
         judge = lambda method, *args: self._call(
             self.discriminator, state.discriminator.params, method, *args
@@ -401,6 +626,11 @@ class Steps:
         values = rewards.discounted(
             rewards.REWARDS[update.reward](clipped), sample.mask, update.discount
         )
+        distance = self._distance(state.discriminator.params, memory, batch, update)
+        if distance:
+            far = distance(judge("features", memory, sample.tokens), sample.mask)
+            weight = update.weight("feature_matching", done)
+            values -= weight * far[:, None] * sample.mask  # all tokens have led to it
         return z, sample, values
 
     def _allowed(self, logits):
@@ -462,21 +692,21 @@ class Steps:
         ends = tokens == self.vocabulary.eos
         return (jnp.cumsum(ends, axis=1) - ends == 0).astype(jnp.float32)
 
-    def _update_discriminator(
-        self, state, batch, key, update: DiscriminatorUpdate, rate, fake, fake_mask
-    ):
+    def _update_discriminator(self, state, batch, key, phase: Phase, rate, fake, fake_mask):
+        update = phase.discriminator
+        done = state.phase_step / max(phase.steps, 1)
         # Lanes of one source: its real sequence, a generated one, another example's real one.
         tokens = [batch["target"], fake]
         masks = [batch["mask"], fake_mask]
-        labels = [update.smoothing, 0.0]
+        labels = [update.smoothing, update.smoothing_generated]
         weights = [batch["weight"], batch["weight"]]
-        if update.mismatch:
+        if update.has("mismatch"):
             tokens.append(jnp.roll(batch["target"], 1, axis=0))
             masks.append(jnp.roll(batch["mask"], 1, axis=0))
-            labels.append(0.0)
+            labels.append(update.smoothing_generated)
             # Another caption of the same source is no mismatch.
             other = jnp.roll(batch["example_id"], 1) != batch["example_id"]
-            weights.append(update.mismatch * batch["weight"] * other)
+            weights.append(update.weight("mismatch", done) * batch["weight"] * other)
         tokens, mask = jnp.stack(tokens, 1), jnp.stack(masks, 1)
         labels, weights = jnp.array(labels), jnp.stack(weights, 1)
         lanes = (-1, self.length)
@@ -489,26 +719,54 @@ class Steps:
             final = whole.reshape(-1, *weights.shape)
             mean = jax.vmap(losses.weighted_mean, (0, None))
             loss = mean(losses.binary_cross_entropy(final, labels), weights).mean()
+            terms = {"sequence": (1 - update.per_step) * loss, "regulariser": penalty}
             if update.per_step:
                 prefixes = dense.reshape(-1, *mask.shape)
                 element = losses.binary_cross_entropy(prefixes, labels[:, None])
                 steps = mean(element, mask * weights[:, :, None]).mean()
-                loss = (1 - update.per_step) * loss + update.per_step * steps
-            return loss + penalty, final.mean(0)
+                terms["per_step"] = update.per_step * steps
+            if update.has("gradient_penalty"):
+                slope = self._squared_slope(params, batch)
+                terms["gradient_penalty"] = update.weight("gradient_penalty", done) * slope
+            return sum(terms.values()), (terms, final.mean(0))
 
-        (loss, final), grads = jax.value_and_grad(loss_of, has_aux=True)(state.discriminator.params)
-        discriminator, norm = self._apply(state.discriminator, grads, rate)
+        discriminator, sound, figures, (terms, final) = self._descend(
+            state.discriminator, "discriminator", phase, loss_of, rate
+        )
         weight = batch["weight"]
         metrics = {
-            "loss": loss,
+            **figures,
+            **{f"loss_{name}": term for name, term in terms.items()},
             "accuracy_real": losses.weighted_mean(final[:, 0] > 0, weight),
             "accuracy_generated": losses.weighted_mean(final[:, 1] < 0, weight),
-            "gradient_norm": norm,
-            "learning_rate": rate,
         }
-        if update.mismatch:
+        if update.has("mismatch"):
             metrics["accuracy_mismatched"] = losses.weighted_mean(final[:, 2] < 0, weights[:, 2])
-        return state.replace(discriminator=discriminator), metrics
+        new = state.replace(discriminator=discriminator)
+        return self._guarded(state, new, sound), metrics
+
+    def _squared_slope(self, params, batch) -> chex.Array:
+        """Half the mean squared gradient of real sequences' logits by their embeddings (R1).
+
+        Mescheder et al. (2018), arXiv:1801.04406, eq. 9, in the embeddings, since tokens have no
+        gradient. Each position gets a row of the table to itself, so that it is the gradient by
+        what this position reads: the network needs no hook, but must read tokens by their
+        embeddings alone.
+        """
+        tokens, mask = batch["target"], batch["mask"]
+        rows = params["embedding"][tokens.reshape(-1)]
+        own = jnp.arange(tokens.size).reshape(tokens.shape)
+        judge = self.discriminator.clone(vocabulary_size=tokens.size)
+
+        def total(rows):
+            call = lambda method, *args, **how: self._call(
+                judge, params | {"embedding": rows}, method, *args, **how
+            )
+            memory = call("encode", batch["source"], batch["source_mask"], train=False)
+            return call("sequence_score", memory, own, mask).sum()
+
+        slopes = jax.grad(total)(rows).reshape(len(tokens), -1)
+        return 0.5 * losses.weighted_mean(jnp.square(slopes).sum(-1), batch["weight"])
 
     def _judge_lanes(self, params, batch, tokens, mask, key, dense):
         """R sequences a source: logits [M B R], those of all prefixes if `dense`, the penalty."""
@@ -606,6 +864,7 @@ class Steps:
         width: int,
         forced: tuple[int, ...] = (),
         banned: tuple[int, ...] = (),
+        length_penalty: float = 0.0,
     ) -> tuple[beam.Beams, chex.Array]:
         """The `width` best sequences of each source under one z, and their logits, [B, W]."""
         sources = len(batch["example_id"])
@@ -629,6 +888,7 @@ class Steps:
             **self._special(),
             banned=(*self._never(), *banned),
             forced=forced,
+            length_penalty=length_penalty,
         )
         lanes = (sources * width, self.length)
         scores = self._judge(

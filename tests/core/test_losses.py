@@ -90,6 +90,41 @@ class LossesTest(chex.TestCase):
         np.testing.assert_allclose(gradients[0], [-0.5, 1.0, 0.0])
         np.testing.assert_array_equal(gradients[1], np.zeros(T))
 
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_clipped_policy_gradient(self):
+        """Ratios inside and outside of the band, with gains and losses: value and gradient."""
+        old = np.log(np.full(8, 0.5, np.float32))
+        ratio = np.float32([0.5, 0.9, 1.0, 1.1, 1.5, 0.5, 1.5, 1.0])
+        advantages = np.float32([1, 1, 2, 1, 1, -1, -1, 5])
+        mask = np.float32([1, 1, 1, 1, 1, 1, 1, 0])
+
+        def slow(log_probs):
+            total = 0.0
+            for r, a, m in zip(np.exp(log_probs - old), advantages, mask, strict=True):
+                total -= m * min(r * a, min(max(r, 0.8), 1.2) * a)
+            return total
+
+        log_probs = old + np.log(ratio)
+        value, gradients = self.variant(
+            jax.value_and_grad(losses.clipped_policy_gradient, (0, 1, 2)), static_argnums=4
+        )(log_probs, old, advantages, mask, 0.2)
+        np.testing.assert_allclose(value, slow(log_probs), rtol=1e-5)
+        # A ratio that is beyond the band on the side of its advantage has no gradient.
+        np.testing.assert_allclose(gradients[0], [-0.5, -0.9, -2.0, -1.1, 0, 0, 1.5, 0], rtol=1e-5)
+        for t, direction in enumerate(np.eye(8)):
+            expected = difference(slow, log_probs, direction)
+            np.testing.assert_allclose(gradients[0][t], expected, atol=1e-4)
+        assert not np.any(gradients[1:])
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_clipped_policy_gradient_of_padding_that_is_impossible(self):
+        log_probs, old = np.float32([-1.0, -np.inf]), np.float32([-1.0, 0.0])
+        value, gradient = self.variant(
+            jax.value_and_grad(losses.clipped_policy_gradient), static_argnums=4
+        )(log_probs, old, np.ones(2, np.float32), np.float32([1, 0]), 0.2)
+        np.testing.assert_allclose(value, -1.0)
+        np.testing.assert_array_equal(gradient, [-1.0, 0.0])
+
     @chex.variants(with_jit=True)
     def test_binary_cross_entropy(self):
         logits = np.linspace(-5, 5, 11).astype(np.float32)
@@ -199,6 +234,33 @@ def test_projected_log_likelihood(projection, bonus):
     assert_close(objective(hidden, kernel, bias)[1], expected)
 
 
+def test_projected_divergence(projection):
+    hidden, kernel, bias, _, weights, _ = projection
+    rng = np.random.default_rng(4)
+    other = [rng.normal(size=x.shape).astype(np.float32) for x in (hidden, kernel, bias)]
+    other[2][4] = -np.inf
+    p, log_p, _ = softmax_rows(hidden, kernel, bias)
+    q, log_q, _ = softmax_rows(*other)
+    rows = [
+        scipy.stats.entropy(np.delete(a, 4), np.delete(b, 4)) for a, b in zip(p, q, strict=True)
+    ]
+
+    @jax.jit
+    def loss(own, other):
+        found = losses.projected_divergence(*own, tuple(other))
+        return jnp.vdot(weights, found), found
+
+    gradients, found = jax.grad(loss, (0, 1), has_aux=True)((hidden, kernel, bias), tuple(other))
+    assert_close(found, np.array(rows))
+    # d KL / d logits = p (log p - log q - KL)
+    by_logits = weights[:, None] * p * (log_p - log_q - np.array(rows)[:, None])
+    assert_close(gradients[0], chain(hidden, kernel, by_logits))
+    assert not any(np.any(g) for g in jax.tree.leaves(gradients[1]))
+    np.testing.assert_allclose(
+        loss((hidden, kernel, bias), (hidden, kernel, bias))[1], 0, atol=1e-6
+    )
+
+
 def test_projected_forms_equal_the_gradient_of_the_plain_one():
     """At a vocabulary of several tiles, against automatic differentiation."""
     rng = np.random.default_rng(5)
@@ -258,7 +320,36 @@ def test_expected_surrogate_gradient_is_the_gradient_of_the_expected_reward(base
         )(sequences, values)
         return jnp.sum(probability * each)
 
+    def clipped(theta, values):
+        """With the ratio to the policy that samples, as in the first of several updates."""
+        each = jax.vmap(
+            lambda y, q: losses.clipped_policy_gradient(
+                log_probs(theta, y), log_probs(start, y), q - baseline, jnp.ones(length), 0.2
+            )
+        )(sequences, values)
+        return jnp.sum(probability * each)
+
+    start = theta
     wanted = -jax.jit(jax.grad(expected_reward))(theta)
     for values in (np.repeat(reward[:, None], length, axis=1), action_values):
-        found = jax.jit(jax.grad(surrogate))(theta, values)
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        for objective in (surrogate, clipped):
+            found = jax.jit(jax.grad(objective))(theta, values)
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_expected_divergence_of_steps_is_that_of_sequences():
+    """The chain rule, over all sequences: E_p sum_t KL_t(prefix) = KL(p(y) || q(y))."""
+    size, length = 3, 3
+    rng = np.random.default_rng(2)
+    sequences = np.array(list(itertools.product(range(size), repeat=length)))
+    tables = rng.normal(size=(2, length, size + 1, size)).astype(np.float32)
+
+    previous = np.concatenate([np.full((len(sequences), 1), size), sequences[:, :-1]], axis=1)
+    p, q = (table[np.arange(length), previous].reshape(-1, size) for table in tables)
+    totals = [
+        losses.token_log_probs(x, sequences.ravel()).reshape(-1, length).sum(-1) for x in (p, q)
+    ]
+    eye, zero = np.eye(size, dtype=np.float32), np.zeros(size, np.float32)
+    steps = losses.projected_divergence(p, eye, zero, (q, eye, zero)).reshape(-1, length)
+    found = np.exp(totals[0]) @ steps.sum(-1)
+    np.testing.assert_allclose(found, scipy.stats.entropy(*np.exp(np.float64(totals))), rtol=1e-4)

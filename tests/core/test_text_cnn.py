@@ -64,7 +64,8 @@ def test_both_ways_are_used():
 def test_blocks_change_nothing(monkeypatch):
     kernels, features = kernels_of((2, 3, 4, 5)), draw(7, 12, E)
     whole = text_cnn.pool(kernels, features)
-    monkeypatch.setattr(text_cnn, "BLOCK", 3)
+    monkeypatch.setattr(text_cnn, "ROWS", 3)
+    monkeypatch.setattr(text_cnn, "FILTERS", 7)
     np.testing.assert_allclose(text_cnn.pool(kernels, features), whole, atol=1e-5)
 
 

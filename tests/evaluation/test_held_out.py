@@ -148,7 +148,7 @@ def test_discrimination_counts_each_image_once():
 def test_nothing_is_mismatched_without_sources():
     batches = [batch | {"source": None} for batch in pairs([7], 5)]
     found = held_out.discrimination(Pretended(), state_of(None), batches, written([[0.1], [0.2]]))
-    assert set(found) == {f"discriminator_{x}" for x in ("accuracy", "real", "generated")}
+    assert set(found) == {f"discriminator_{x}" for x in ("accuracy", "loss", "real", "generated")}
 
 
 def test_write_gives_each_real_row_once():

@@ -7,7 +7,7 @@ import pytest
 
 from seqgan_jax.errors import UserError
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
-from seqgan_jax.training.state import Network, TrainState
+from seqgan_jax.training.state import Network, Ratio, Safety, Stopping, TrainState
 
 # Step, phase, whether it ended there, and its score.
 SAVES = (
@@ -36,6 +36,10 @@ def state_of(step, size=3):
         rollout={"w": array(2, size)},
         baseline=array(4),
         pool=jnp.full((2, 4), step, jnp.int32),
+        reference={"w": array(2, size)},
+        safety=Safety(*jnp.arange(3), array(), array(2)),
+        stopping=Stopping(array(2), jnp.asarray(step), jnp.asarray(True)),
+        ratio=Ratio(array(), jnp.asarray(False)),
     )
 
 

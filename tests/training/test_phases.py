@@ -7,7 +7,7 @@ import pytest
 
 from seqgan_jax.errors import UserError
 from seqgan_jax.training import phases
-from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
+from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Guard, Phase
 
 
 def test_parse_takes_every_value_of_the_configuration(tiny_config):
@@ -19,8 +19,12 @@ def test_parse_takes_every_value_of_the_configuration(tiny_config):
         for network in ("generator", "discriminator"):
             update, wanted = getattr(phase, network), options.pop(network)
             assert (update is None) == (wanted["updates"] == 0)
+            assert not any(wanted.pop("end").values())
+            if phase.freeze == "alternate":
+                wanted["updates"] = phase.freeze_turn
             for name, value in wanted.items() if update else ():
                 assert getattr(update, name) == value
+        assert vars(phase.stop) == options.pop("stop")
         for name, value in options.items():
             assert getattr(phase, name) == value
         assert hash(phase) == hash(phases.parse(config)[parsed.index(phase)])
@@ -57,7 +61,7 @@ def test_parse_takes_the_order(tiny_config):
         (
             {"adversarial.generator.values": "dense", "adversarial.generator.baseline": "prefix"},
             "config.phases.adversarial.generator.baseline: 'prefix' needs the values of prefixes, "
-            "which rollouts estimate; set position",
+            "which rollouts estimate; set position or group",
         ),
         (
             {"adversarial.generator.discount": 1.5},
@@ -98,10 +102,121 @@ def test_parse_takes_the_order(tiny_config):
             {"pretrain_generator.steps": -5},
             "config.phases.pretrain_generator.steps: -5 is negative; set 0 or more",
         ),
+        (
+            {"adversarial.generator.baseline": "group"},
+            "config.phases.adversarial.generator.group_size: 1 with the baseline 'group'; set 2 or "
+            "more for group, 1 for any other",
+        ),
+        (
+            {"adversarial.generator.normalise": "twice"},
+            "config.phases.adversarial.generator.normalise: no normalisation 'twice'; choose from "
+            "none, batch, rank",
+        ),
+        (
+            {"adversarial.generator.reuse": 0},
+            "config.phases.adversarial.generator.reuse: must be 1 or more",
+        ),
+        (
+            {"adversarial.generator.clip_ratio": 1.0},
+            "config.phases.adversarial.generator.clip_ratio: 1.0 is out of range; set 0 to 1",
+        ),
+        (
+            {"pretrain_generator.generator.kl": 0.1},
+            "config.phases.pretrain_generator.generator.kl: is of the sequences that the policy "
+            "gradient samples; set policy_gradient too",
+        ),
+        (
+            {"adversarial.discriminator.smoothing_generated": -0.1},
+            "config.phases.adversarial.discriminator.smoothing_generated: -0.1 is no label; set 0 "
+            "to 1",
+        ),
+        (
+            {"adversarial.discriminator.band": (0.8, 0.6)},
+            "config.phases.adversarial.discriminator.band: (0.8, 0.6) is no (low, high) of "
+            "accuracies; set (0.6, 0.8), for example, or () for none",
+        ),
+        (
+            {"adversarial.discriminator.band": (0.6, 0.8), "adversarial.discriminator.fresh": True},
+            "config.phases.adversarial.discriminator.band: a discriminator that is drawn anew in "
+            "every cycle must be trained in every cycle; set fresh to False, or band to ()",
+        ),
+        (
+            {"finetune.freeze": "all"},
+            "config.phases.finetune.freeze: no way 'all'; choose from none, discriminator, "
+            "generator, alternate, both",
+        ),
+        (
+            {"finetune.freeze": "generator", "finetune.discriminator.updates": 0},
+            "config.phases.finetune.freeze: 'generator' leaves the discriminator to be trained, "
+            "which has no updates; set config.phases.finetune.discriminator.updates",
+        ),
+        (
+            {"finetune.generator.updates": 0},
+            "config.phases.finetune.freeze: 'alternate' leaves the generator to be trained, "
+            "which has no updates; set config.phases.finetune.generator.updates",
+        ),
+        ({"finetune.freeze_turn": 0}, "config.phases.finetune.freeze_turn: must be 1 or more"),
+        (
+            {"finetune.freeze": "both"},
+            "config.phases.finetune.steps: 3 with both networks frozen; set 1, in which nothing is "
+            "updated, or 0 to leave the phase out",
+        ),
+        (
+            {"finetune.frozen": ("generator/(",)},
+            "config.phases.finetune.frozen: 'generator/(' is no regular expression (missing ), "
+            "unterminated subpattern at position 10)",
+        ),
+        (
+            {"pretrain_generator.transfer": True},
+            "config.phases.pretrain_generator.transfer: the discriminator is not trained here; set "
+            "False",
+        ),
+        (
+            {"adversarial.stop.patience": 2, "adversarial.stop.metrics": ()},
+            "config.phases.adversarial.stop.metrics: names no figure; name one, or set patience to "
+            "0",
+        ),
+        (
+            {"order": ("finetune",)},
+            "config.phases.finetune.freeze: 'alternate' is for networks that are trained, and no "
+            "phase before it in config.phases.order trains the generator; put one there",
+        ),
+        (
+            {"order": ("pretrain_generator", "calibrate")},
+            "config.phases.calibrate.freeze: 'both' is for networks that are trained, and no phase "
+            "before it in config.phases.order trains the discriminator; put one there",
+        ),
+        (
+            {
+                "pretrain_generator.steps": 0,
+                "order": ("pretrain_generator", "adversarial"),
+                "adversarial.generator.kl": 1.0,
+            },
+            "config.phases.adversarial.generator.kl: its reference would be a generator that "
+            "nothing has trained; put a phase that trains it before this one, or set 0",
+        ),
+        (
+            {
+                "order": ("pretrain_generator", "adversarial"),
+                "adversarial.freeze": "none",
+                "adversarial.discriminator.updates": 0,
+            },
+            "config.phases.adversarial.generator.policy_gradient: its rewards would be those of a "
+            "discriminator that nothing trains; put a phase that trains it before this one",
+        ),
+        (
+            {"pretrain_generator.start_from": "best"},
+            "config.phases.pretrain_generator.start_from: 'best' of no phase before it; set ''",
+        ),
+        (
+            {"finetune.start_from": "finetune"},
+            "config.phases.finetune.start_from: 'finetune' is no phase before it; choose from "
+            "best, pretrain_generator, pretrain_discriminator, adversarial, or set ''",
+        ),
     ],
 )
 def test_parse_refuses_what_makes_no_sense(tiny_config, changes, message):
-    tiny_config.phases.order = ("pretrain_generator", "pretrain_discriminator", "adversarial")
+    tiny_config.phases.order = tiny_config.phases.order[1:]
     tiny_config.phases.update_from_flattened_dict(changes)
     with pytest.raises(UserError) as caught:
         phases.parse(tiny_config.phases)
@@ -127,6 +242,108 @@ def test_rate_is_a_ramp_times_a_half_cosine(warmup, decay):
         ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0
         fallen = decay * math.sin(math.pi / 2 * min(step / 10, 1.0)) ** 2
         np.testing.assert_allclose(update.rate(step, 10), 0.5 * ramp * (1 - fallen), rtol=1e-5)
+
+
+@pytest.mark.parametrize("option", ["patience", "backoff", "limit", "entropy", "distinct"])
+def test_guards_out_of_range_are_refused(tiny_config, option):
+    assert vars(phases.parse_guard(tiny_config.guard)) == tiny_config.guard.to_dict()
+    assert phases.parse_guard({}) == Guard()
+    kind = type(tiny_config.guard[option])
+    with pytest.raises(UserError, match=rf"^config\.guard\.{option}: -1.* is out of range; set "):
+        phases.parse_guard(tiny_config.guard.to_dict() | {option: kind(-1)})
+
+
+def test_weights_move_linearly(tiny_config):
+    options = tiny_config.phases.adversarial.generator
+    options.update(mle=1.0, entropy=0.0)
+    options.end.update(mle=0.2, kl=0.5)
+    update = phases.parse(tiny_config.phases)[3].generator
+    assert hash(update)
+    for done in (0.0, 0.25, 1.0):
+        assert update.weight("mle", done) == pytest.approx(1 - 0.8 * done)
+        assert update.weight("kl", done) == pytest.approx(0.5 * done)
+        assert update.weight("policy_gradient", done) == 1.0
+    assert [n for n in ("mle", "kl", "policy_gradient", "entropy") if update.has(n)] == [
+        "mle",
+        "kl",
+        "policy_gradient",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("freeze", "turns"),
+    [
+        ("none", "gddgddgd"),
+        ("discriminator", "gggggggg"),
+        ("generator", "dddddddd"),
+        ("alternate", "gggdddgg"),
+    ],
+)
+def test_freeze_leaves_the_others_turns(tiny_config, freeze, turns):
+    options = tiny_config.phases.finetune
+    options.update(freeze=freeze, freeze_turn=3, steps=8)
+    options.discriminator.updates = 2
+    phase = phases.parse(tiny_config.phases)[-1]
+    assert "".join(phase.network(step)[0] for step in range(8)) == turns
+    assert {name[0] for name in phase.networks} == set(turns)
+
+
+def test_both_frozen_is_a_phase_without_updates(tiny_config):
+    tiny_config.phases.order += ("calibrate",)
+    phase = phases.parse(tiny_config.phases)[-1]
+    assert (phase.networks, phase.steps, phase.cycle) == ((), 1, 0)
+
+
+PATHS = ("generator/encoder/kernel", "generator/output/kernel", "discriminator/encoder/kernel")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
+        (("encoder",), ["'encoder' matches no parameter", "discriminator/encoder, generator/enc"]),
+        (("generator/encoder", "generator/out"), ["whole generator", "updates to 0"]),
+        ((".*",), ["whole generator"]),
+        ((".*/encoder",), ["whole discriminator"]),
+    ],
+)
+def test_patterns_that_freeze_nothing_or_everything_are_refused(tiny_config, patterns, words):
+    tiny_config.phases.adversarial.frozen = patterns
+    parsed = phases.parse(tiny_config.phases)
+    with pytest.raises(UserError) as caught:
+        phases.check_frozen(parsed, PATHS)
+    assert str(caught.value).startswith("config.phases.adversarial.frozen: ")
+    for word in words:
+        assert word in str(caught.value)
+    tiny_config.phases.adversarial.frozen = (".*/out",)
+    parsed = phases.parse(tiny_config.phases)
+    phases.check_frozen(parsed, PATHS)
+    assert [parsed[3].is_frozen(path) for path in PATHS] == [False, True, False]
+
+
+def test_steps_that_do_the_same_share_a_program():
+    constant = {"updates": 2, "batch_size": 0, "learning_rate": 1.0, "warmup": 3, "decay": 0.0}
+
+    def phase(ours, theirs, **options):
+        given = {"name": "a", "steps": 9, "batch_size": 2, "targets": 1, "evaluate_every": 1}
+        given |= {"select": "nll", "transfer": False} | options
+        ours = GeneratorUpdate(**constant | ours, mle=1.0)
+        return Phase(
+            **given, generator=ours, discriminator=DiscriminatorUpdate(**constant | theirs)
+        )
+
+    plain = phase({}, {})
+    other = phase({"updates": 5}, {"batch_size": 3}, name="b", steps=7, select="x", freeze_turn=2)
+    for network in plain.networks:
+        assert plain.step_of(network) == other.step_of(network)
+        assert plain.step_of(network).networks == (network,)
+        assert plain.step_of(network) != phase({}, {}, frozen=("a",)).step_of(network)
+    # What depends on the phase's length, or on the turns of both.
+    for changes in ({"decay": 0.5}, {"end": (("mle", 0.0),)}):
+        a, b = (phase(changes, {}, steps=steps).step_of("generator") for steps in (7, 9))
+        assert a != b
+    for changes in ({"fresh": True}, {"pool": 4}):
+        a, b = (phase({"updates": n}, changes).step_of("discriminator") for n in (1, 2))
+        assert a != b
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(1, 0), (0, 2), (1, 1), (2, 3)])

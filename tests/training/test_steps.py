@@ -16,7 +16,15 @@ from seqgan_jax.models.window_discriminator import WindowDiscriminator
 from seqgan_jax.training import parallel
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
 from seqgan_jax.training.state import copy
-from seqgan_jax.training.steps import DROPOUT, FRESH, NOISE, ROLLOUT, SAMPLE, Steps
+from seqgan_jax.training.steps import (
+    DROPOUT,
+    FRESH,
+    HELD_OUT,
+    NOISE,
+    ROLLOUT,
+    SAMPLE,
+    Steps,
+)
 
 V, T, Z, S, D = 7, 4, 2, 2, 3
 VOCABULARY = Vocabulary(size=V, bos=1, pad=0, eos=2)
@@ -142,7 +150,7 @@ def test_each_phase_and_network_compiles_once_and_updates_one_network(steps, ini
                 jax.device_get(getattr(state, network).params),
             )
             assert np.mean(jax.tree.leaves(changed)) > 0.8
-            assert all(name.startswith(f"{network}/") for name in metrics)
+            assert all(name.startswith((f"{network}/", "guard/")) for name in metrics)
             assert int(state.step) == int(before.step) + 1
             assert int(state.phase) == index
             assert int(state.phase_step) == done + 1
@@ -427,8 +435,8 @@ def test_a_new_phase_starts_afresh_without_sharing_buffers(steps, initial):
             assert_same(found, expected)
         elif name != "hidden":  # of equal size here by chance
             assert_same(found, origin.params[name])
-    for network in (began.generator, began.discriminator):
-        assert not any(np.any(leaf) for leaf in jax.tree.leaves(network.optimizer))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(began.discriminator.optimizer))
+    assert_same(began.generator.optimizer, state.generator.optimizer)  # frozen in this phase
     assert not np.any(began.baseline)
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(began)]
     assert len(set(pointers)) == len(pointers)
@@ -454,17 +462,22 @@ def test_samples_depend_on_the_example_alone(steps, initial):
 
 
 def test_purposes_have_numbers_of_their_own():
-    assert len({SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH}) == 5
+    assert len({SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH, HELD_OUT}) == 6
 
 
 def test_a_pool_is_read_whole_in_every_epoch_and_then_renewed():
     options = {"encoder": None}
-    steps = Steps(
-        generator().clone(**options), discriminator().clone(**options), VOCABULARY, T, 5.0, pool=6
-    )
-    batch = batch_of(3) | {"source": None}
     update = DiscriminatorUpdate(**CONSTANT, pool=6, epochs=2)
     chosen = phase("judge", None, update)
+    steps = Steps(
+        generator().clone(**options),
+        discriminator().clone(**options),
+        VOCABULARY,
+        T,
+        5.0,
+        (chosen,),
+    )
+    batch = batch_of(3) | {"source": None}
     state = steps.begin_phase(steps.init(0, batch), 0, chosen)
     pools, seen = [], []
     for turn in range(8):
@@ -545,7 +558,7 @@ def without_sources(rows):
 
 @pytest.mark.parametrize("per_step", [0.0, 0.4, 1.0])
 def test_each_member_learns_from_a_loss_of_its_own(windows, per_step):
-    update = DiscriminatorUpdate(**CONSTANT, per_step=per_step)
+    update = DiscriminatorUpdate(**CONSTANT, per_step=per_step, smoothing_generated=0.2)
     chosen, batch = phase("judge", None, update), without_sources(3)
     initial = jax.device_get(windows.init(0, batch))
     state = begin(windows, initial, 0, chosen)
@@ -555,7 +568,7 @@ def test_each_member_learns_from_a_loss_of_its_own(windows, per_step):
     fake = [np.stack([x[b, b] for b in range(3)]) for x in (written.tokens, written.mask)]
     tokens = np.concatenate([batch["target"], fake[0]])
     mask = np.concatenate([batch["mask"], fake[1]])
-    labels = np.repeat([0.9, 0.0], 3)
+    labels = np.repeat([0.9, 0.2], 3)
     alone = windows.discriminator.clone(members=1)
 
     def slow(params):
@@ -623,3 +636,306 @@ def test_a_fresh_discriminator_in_every_cycle(windows):
             assert count(after) == count(state) + (network == "discriminator")
         state = after
     assert np.any(drawn[0]["kernel"] != drawn[1]["kernel"])
+
+
+# Frozen parameters
+
+
+ASKED = []
+
+
+class Seen(nn.Module):
+    """An encoder that notes in `ASKED` when something asks for a gradient through it."""
+
+    inner: FeatureEncoder
+
+    @property
+    def size(self):
+        return self.inner.size
+
+    @nn.compact
+    def __call__(self, source, source_mask, *, train):
+        @jax.custom_vjp
+        def same(x):
+            return x
+
+        def backward(_, gradient):
+            ASKED.append(1)
+            return (gradient,)
+
+        same.defvjp(lambda x: (x, None), backward)
+        values, summary = self.inner(source, source_mask, train=train)
+        return same(values), summary
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_no_gradient_is_computed_of_frozen_parameters(network):
+    ASKED.clear()
+    seeing = {"encoder": Seen(FeatureEncoder(4))}
+    steps = Steps(
+        generator().clone(**seeing), discriminator().clone(**seeing), VOCABULARY, T, clip=1.0
+    )
+    state = jax.eval_shape(lambda: steps.init(0, batch_of(3)))
+    phases = {
+        "generator": phase("a", GeneratorUpdate(**CONSTANT, mle=1.0, policy_gradient=1.0)),
+        "discriminator": JUDGE,
+    }
+    trace = lambda chosen: jax.eval_shape(
+        lambda state, batch: steps._train_step(state, batch, phase=chosen, network=network),
+        state,
+        batch_of(3),
+    )
+    chosen = phases[network]
+    trace(chosen)
+    assert ASKED
+    ASKED.clear()
+    trace(dataclasses.replace(chosen, frozen=(f"{network}/encoder",)))
+    assert not ASKED
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_frozen_parameters_and_their_moments_stay(steps, initial, network):
+    """Bit for bit, from a phase that trained them on; and clipping doesn't see their gradient."""
+    batch = batch_of(3)
+    state, _ = steps.train_step(
+        on_device(begin(steps, initial, 2, ADVERSARIAL)), batch, phase=ADVERSARIAL, network=network
+    )
+    before = jax.device_get(copy(state))
+    parts = (f"{network}/encoder", f"{network}/.*embed", "discriminator/heads_.*")
+    chosen = dataclasses.replace(ADVERSARIAL, name="frozen", frozen=parts)
+    state = steps.begin_phase(state, 3, chosen)
+    free = on_device(jax.device_get(state))
+    norms = []
+    for _ in range(2):
+        state, metrics = steps.train_step(state, batch, phase=chosen, network=network)
+        norms.append(metrics[f"{network}/gradient_norm"])
+    after, old = (jax.device_get(getattr(s, network)) for s in (state, before))
+    assert int(after.optimizer[1].count) == 2
+
+    def check(keys, new, kept):
+        path = f"{network}/" + "/".join(key.key for key in keys)
+        assert np.array_equal(new, kept) == chosen.is_frozen(path), path
+
+    for new, kept in (
+        (after.params, old.params),
+        (after.optimizer[1].mu, old.optimizer[1].mu),
+        (after.optimizer[1].nu, old.optimizer[1].nu),
+    ):
+        jax.tree_util.tree_map_with_path(check, new, kept)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(old.optimizer[1].mu["encoder"]))
+    # Clipping sees the norm of what is trained alone.
+    whole, _ = steps.train_step(free, batch, phase=ADVERSARIAL, network=network)
+    grads = jax.tree_util.tree_leaves_with_path(gradient(getattr(whole, network)))
+    trained = [
+        np.sum(np.square(leaf))
+        for keys, leaf in grads
+        if not chosen.is_frozen(f"{network}/" + "/".join(key.key for key in keys))
+    ]
+    np.testing.assert_allclose(norms[0], np.sqrt(sum(trained)), rtol=1e-4)
+
+
+# Updates that aren't finite
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_an_update_that_is_not_finite_changes_nothing(steps, initial, network):
+    state, batch = begin(steps, initial, 2, ADVERSARIAL), batch_of(3)
+    torn = batch | {"weight": np.float32([1, np.nan, 1])}
+    state, _ = steps.train_step(on_device(state), batch, phase=ADVERSARIAL, network=network)
+    before = jax.device_get(copy(state))
+    kept = ("generator", "discriminator", "rollout", "baseline")
+    for times in (1, 2):
+        state, metrics = steps.train_step(state, torn, phase=ADVERSARIAL, network=network)
+        assert not np.isfinite(metrics[f"{network}/loss"])
+        for part in kept:
+            assert_same(getattr(state, part), getattr(before, part))
+        assert int(state.step) == int(before.step) + times
+        assert (int(state.safety.skipped), int(state.safety.in_a_row)) == (times, times)
+        assert int(metrics["guard/skipped"]) == times
+    assert_same(state.safety.entropy, before.safety.entropy)
+    state, metrics = steps.train_step(state, batch, phase=ADVERSARIAL, network=network)
+    assert np.isfinite(metrics[f"{network}/loss"])
+    assert (int(state.safety.skipped), int(state.safety.in_a_row)) == (2, 0)
+    moved = jax.tree.map(
+        lambda a, b: np.any(a != b),
+        jax.device_get(getattr(state, network).params),
+        getattr(before, network).params,
+    )
+    assert any(jax.tree.leaves(moved))
+
+
+def test_the_learning_rate_is_scaled(steps, initial):
+    state, batch = begin(steps, initial, 0, MLE), batch_of(3, targets=2)
+    scaled = state.replace(safety=state.safety.replace(scale=np.float32(0.25)))
+    (one, _), (quarter, metrics) = (
+        steps.train_step(on_device(x), batch, phase=MLE, network="generator")
+        for x in (state, scaled)
+    )
+    np.testing.assert_allclose(metrics["generator/learning_rate"], 0.0025, rtol=1e-6)
+    assert_close(
+        jax.tree.map(
+            lambda new, old: 4 * (new - old), quarter.generator.params, state.generator.params
+        ),
+        jax.tree.map(lambda new, old: new - old, one.generator.params, state.generator.params),
+    )
+
+
+# Further losses
+
+
+def test_reuse_kl_groups_and_feature_matching(steps, initial):
+    """One phase with all of them, at a learning rate of 0: every update sees the same gradient."""
+    batch, other = batch_of(3), jax.device_get(steps.init(5, batch_of(3)))
+    options = CONSTANT | {"learning_rate": 0.0, "policy_gradient": 2.0}
+    options |= {"values": "dense", "baseline": "group", "group_size": 2, "normalise": "batch"}
+    options |= {"feature_matching": 0.3, "kl": 0.7, "entropy": 0.1}
+    once = phase("once", GeneratorUpdate(**options))
+    often = phase("often", GeneratorUpdate(**options, reuse=3))
+    state = begin(steps, initial, 2, once).replace(reference=other.generator.params)
+    baseline = np.float32([0.4, 0.5, 0.6, 0.7])
+    state = state.replace(baseline=baseline)
+    found = {
+        x.name: steps.train_step(on_device(state), batch, phase=x, network="generator")
+        for x in (once, often)
+    }
+    # What was sampled, R = 2 for each source, and the noise.
+    rows = np.arange(6)
+    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
+    written = steps.write(state.generator.params, state.discriminator.params, batch, key,
+                          num_samples=6)  # fmt: skip
+    tokens = np.stack([written.tokens[b // 2, b] for b in rows])
+    mask = np.stack([written.mask[b // 2, b] for b in rows])
+    zs = noises(state, NOISE, np.repeat(batch["example_id"], 2), rows)
+
+    judge = lambda method, *args: steps.discriminator.apply(
+        {"params": on_device(state.discriminator.params)}, *args, method=method
+    )
+    memory = judge("encode", batch["source"], None)
+    logits = np.asarray(judge("score", memory, tokens, mask))
+    pooled = lambda tokens, mask: np.stack(
+        [
+            f[: int(m.sum())].mean(0)
+            for f, m in zip(judge("features", memory, tokens), mask, strict=True)
+        ]
+    )
+    real = pooled(batch["target"], batch["mask"])
+    far = np.square(pooled(tokens, mask) - real.mean(0)) / (real.var(0) + 1e-6)
+    values = (1 / (1 + np.exp(-logits)) - 0.3 * far.mean(-1)[:, None]) * mask
+    advantages = np.zeros((6, T))
+    for b in rows:
+        partner = b + 1 if b % 2 == 0 else b - 1
+        for t in range(T):
+            other_value = values[partner, t] if mask[partner, t] else baseline[t]
+            advantages[b, t] = values[b, t] - other_value
+    real_ones = advantages[mask > 0]
+    advantages = (advantages - real_ones.mean()) / real_ones.std() * mask
+
+    def slow(params):
+        parts = {"policy_gradient": 0.0, "kl": 0.0, "entropy": 0.0}
+        for b in rows:
+            count, source = int(mask[b].sum()), batch["source"][b // 2]
+            given = source[None], None, zs[b][None], np.array([[VOCABULARY.bos, *tokens[b, :-1]]])
+            ours, theirs = (
+                jax.nn.log_softmax(steps.generator.apply({"params": p}, *given)[0, :count, 2:])
+                for p in (params, other.generator.params)
+            )
+            picked = jnp.take_along_axis(ours, tokens[b, :count, None] - 2, axis=-1)[:, 0]
+            parts["policy_gradient"] -= 2.0 * jnp.vdot(picked, advantages[b, :count]) / mask.sum()
+            parts["kl"] += 0.7 * jnp.sum(jnp.exp(ours) * (ours - theirs)) / mask.sum()
+            parts["entropy"] += 0.1 * jnp.sum(jnp.exp(ours) * ours) / mask.sum()
+        return sum(parts.values()), parts
+
+    (_, parts), grads = jax.jit(jax.value_and_grad(slow, has_aux=True))(
+        on_device(state.generator.params)
+    )
+    for name, value in parts.items():
+        metric = found["once"][1][f"generator/loss_{name}"]
+        np.testing.assert_allclose(metric, value, rtol=1e-3, atol=1e-5)
+    assert_close(gradient(found["once"][0].generator), grads, atol=2e-5)
+    # With a ratio of 1 the surrogate's value is another, its gradient is not.
+    after, metrics = found["often"]
+    assert int(after.generator.optimizer[1].count) == 3
+    scaled = jax.tree.map(lambda g: (1 - 0.9**3) * g, grads)
+    assert_close(after.generator.optimizer[1].mu, scaled, atol=2e-5)
+    surrogate = -2.0 * (advantages * mask).sum() / mask.sum()
+    np.testing.assert_allclose(
+        metrics["generator/loss_policy_gradient"], surrogate, rtol=1e-3, atol=1e-5
+    )
+    assert_same(after.generator.params, state.generator.params)
+
+
+def test_the_gradient_penalty_is_the_slope_by_what_each_position_reads(steps, initial):
+    """Against finite differences: an embedding of its own for one position at a time."""
+    state, batch = begin(steps, initial, 1, JUDGE), batch_of(2)
+    batch["weight"] = np.float32([1.0, 0.5])
+    params = on_device(state.discriminator.params)
+    wider = discriminator().clone(vocabulary_size=V + 1)
+
+    @jax.jit
+    def score(row, position, shift):
+        """The logit of a sequence where one position reads its embedding moved by `shift`."""
+        tokens = batch["target"][row]
+        table = params["embedding"]
+        moved = jnp.concatenate([table, (table[tokens[position]] + shift)[None]])
+        tokens = jnp.array(tokens).at[position].set(V)
+        call = lambda method, *args: wider.apply(
+            {"params": params | {"embedding": moved}}, *args, method=method
+        )
+        memory = call("encode", batch["source"][row][None], None)
+        return call("sequence_score", memory, tokens[None], batch["mask"][row][None])[0]
+
+    squares = np.zeros(2)
+    for row, position, axis in np.ndindex(2, T, 3):
+        shift = 0.01 * np.eye(3, dtype=np.float32)[axis]
+        slope = (score(row, position, shift) - score(row, position, -shift)) / 0.02
+        squares[row] += float(slope) ** 2
+    expected = 0.5 * np.average(squares, weights=batch["weight"])
+    np.testing.assert_allclose(steps._squared_slope(params, batch), expected, rtol=0.02)
+    update = dataclasses.replace(JUDGE.discriminator, mismatch=0.0, gradient_penalty=3.0)
+    chosen = phase("penalty", None, update)
+    _, metrics = steps.train_step(on_device(state), batch, phase=chosen, network="discriminator")
+    np.testing.assert_allclose(
+        metrics["discriminator/loss_gradient_penalty"], 3 * expected, rtol=0.02
+    )
+
+
+# The adaptive ratio
+
+
+def test_a_band_decides_whether_the_discriminator_takes_its_turns(windows):
+    update = DiscriminatorUpdate(**CONSTANT, band=(0.3, 0.6))
+    chosen, batch = phase("band", None, update), without_sources(6)
+    state = begin(windows, jax.device_get(windows.init(0, batch)), 0, chosen)
+    assert bool(state.ratio.trains)
+    held = batch | {"weight": np.float32([1, 1, 1, 1, 0, 0])}
+    measured = windows.hold(on_device(state), held, band=(0.3, 0.6))
+    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
+    key = jax.random.fold_in(key, HELD_OUT)
+    params = state.generator.params, state.discriminator.params
+    scores = windows.write(*params, batch, key, num_samples=6).scores
+    real = windows.judge(params[1], batch, batch["target"], batch["mask"])
+    wanted = (np.mean(real[:4] > 0) + np.mean([scores[b, b] < 0 for b in range(4)])) / 2
+    np.testing.assert_allclose(measured.ratio.accuracy, wanted)
+
+    accuracy = float(wanted)
+    for before in (True, False):
+        for band, trains in (
+            ((0.0, accuracy - 0.01), False),  # too good
+            ((accuracy + 0.01, 1.0), True),  # too bad
+            ((accuracy - 0.01, accuracy + 0.01), before),
+        ):
+            given = state.replace(ratio=state.ratio.replace(trains=np.array(before)))
+            found = windows.hold(on_device(given), held, band=band)
+            assert bool(found.ratio.trains) == trains
+
+    for trains in (True, False):
+        ratio = state.ratio.replace(trains=np.array(trains), accuracy=np.float32(0.5))
+        given = on_device(state.replace(ratio=ratio))
+        after, metrics = windows.train_step(given, batch, phase=chosen, network="discriminator")
+        assert float(metrics["discriminator/turn"]) == trains
+        assert float(metrics["discriminator/held_out_accuracy"]) == 0.5
+        assert np.isfinite(metrics["discriminator/loss"]) == trains
+        assert int(after.discriminator.optimizer[1].count) == trains
+        assert int(after.step) == 1
+        if not trains:
+            assert_same(after.discriminator, state.discriminator)
