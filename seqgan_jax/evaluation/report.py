@@ -122,7 +122,7 @@ def table(columns: Mapping[str, Mapping[str, Metric]]) -> str:
     ]
     blocks = [_column("metric", names), _column("unit", units)]
     for title, metrics in columns.items():
-        cells = [_cell(metrics.get(name)) for name in names]
+        cells = [cell(metrics.get(name)) for name in names]
         # Values end and errors begin at one place, so that a reader can compare down a column.
         left, right = (max((len(cell[side]) for cell in cells), default=0) for side in (0, 1))
         blocks.append(_column(title, [f"{v:>{left}}{e:<{right}}" for v, e in cells]))
@@ -134,7 +134,7 @@ def _column(title: str, cells: list[str]) -> list[str]:
     return [f"{line:<{width}}" for line in (title, "-" * width, *cells)]
 
 
-def _cell(metric: Metric | None) -> tuple[str, str]:
+def cell(metric: Metric | None) -> tuple[str, str]:
     """The value and " ± stderr", rounded to the error's first two digits."""
     if metric is None or metric.value is None or not math.isfinite(metric.value):
         return "-", ""
