@@ -1,7 +1,7 @@
 """The process in which eSpeak NG runs; `seqgan_jax.data.espeak` starts it and talks to it.
 
-eSpeak NG keeps the phase of its pitch flutter and of its noise from one utterance to the next, and
-has no call that resets them. Here each utterance is spoken by a fresh fork of a process that has
+eSpeak NG keeps the phase of its pitch flutter and much else from one utterance to the next, and has
+no call that resets it. Here each utterance is spoken by a fresh fork of a process that has
 never spoken, so that what is heard depends on the request alone. A crash ends one fork only.
 
 Requests are lines of JSON on standard input: {text, voice, rate, pitch} to speak, {text, voice,
@@ -70,6 +70,10 @@ def speak(library: ctypes.CDLL, text: str, rate: int, pitch: int) -> tuple[int, 
             chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
+    # Its breath and roughness come from a generator of its own, seeded by the clock at the start,
+    # and from the C library's.
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+    ctypes.CDLL(None).srand(1)
     library.espeak_SetSynthCallback(keep)
     library.espeak_SetParameter(RATE, rate, 0)
     library.espeak_SetParameter(PITCH, pitch, 0)
