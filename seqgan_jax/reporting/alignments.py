@@ -35,12 +35,11 @@ def heat_map(
     weights = np.asarray(weights, np.float64)
     if weights.shape != (len(target), len(source)):
         raise ValueError(f"{len(target)} x {len(source)} tokens, but weights {weights.shape}")
-    cell, margin = 0.4, 1.5  # inches
-    size = (2 * margin + cell * len(source), 2 * margin + cell * len(target))
+    cell, labels, margin = 0.4, 1.5, 0.3  # inches
+    width, height = cell * len(source), cell * len(target)
+    size = (labels + width + margin, labels + height + margin)
     figure = Figure(figsize=size, dpi=100)
-    axes = figure.add_axes(
-        (margin / size[0], margin / size[1], 1 - 2 * margin / size[0], 1 - 2 * margin / size[1])
-    )
+    axes = figure.add_axes((labels / size[0], margin / size[1], width / size[0], height / size[1]))
     axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     axes.xaxis.tick_top()
     for axis, tokens in ((axes.xaxis, source), (axes.yaxis, target)):

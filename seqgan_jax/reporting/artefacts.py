@@ -103,7 +103,7 @@ def picture(path: Path, title: str, base: Path, room: Room) -> Element:
     width, height = map(str, size)
     shown = tag("img", src=_uri(data, kind), alt=alt, width=width, height=height)
     # On a narrow screen a sheet of many small pictures is moved about, not shrunk.
-    return scrolled(shown, path.stem) if size[0] > _WIDE else shown
+    return scrolled(shown, f"{path.stem}, {title}") if size[0] > _WIDE else shown
 
 
 def _player(path: Path, title: str, base: Path, room: Room) -> Element:

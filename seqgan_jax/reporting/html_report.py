@@ -252,9 +252,10 @@ def _known(figure: Metric | None) -> bool:
 
 def _curves(runs: Sequence[Record]) -> list[Element]:
     series: dict[str, list[dict[str, list]]] = {}
-    for k, run in enumerate(runs):
+    every_span = [run.spans for run in runs]
+    for k, (run, spans) in enumerate(zip(runs, every_span, strict=True)):
         for record in run.metrics:
-            first = 0 if len(runs) == 1 else run.spans[record["phase"]][0] - 1
+            first = 0 if len(runs) == 1 else spans[record["phase"]][0] - 1
             for name, value in record.items():
                 if name not in ("step", "phase"):
                     of_run = series.setdefault(name, [{} for _ in runs])[k]
@@ -262,13 +263,13 @@ def _curves(runs: Sequence[Record]) -> list[Element]:
                     points.append((record["step"] - first, math.nan if value is None else value))
     if not series:
         return [_nothing("Nothing has been logged yet.")]
-    names = dict.fromkeys(phase for run in runs for phase in run.spans)
+    names = _merged([list(spans) for spans in every_span])
     phases = []
     for number, name in enumerate(names, start=1):
-        spans = [run.spans[name] for run in runs if name in run.spans]
-        first, last = spans[0]
+        found = [spans[name] for spans in every_span if name in spans]
+        first, last = found[0]
         if len(runs) > 1:
-            first, last = 1, max(b - a + 1 for a, b in spans)
+            first, last = 1, max(b - a + 1 for a, b in found)
         phases.append(charts.Phase(number, name, first, last))
     numbered = ", ".join(f"{phase.number} {phase.name}" for phase in phases)
     steps = "steps" if len(runs) == 1 else "updates within the phase"
@@ -296,6 +297,17 @@ def _curves(runs: Sequence[Record]) -> list[Element]:
             figures.append(tag("figure", tag("figcaption", name), drawn, class_="chart"))
         found += [tag("h3", group), tag("div", *figures, class_="charts")]
     return found
+
+
+def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
+    """The names of all orders, each before those that follow it in the order that it is from."""
+    merged: list[str] = []
+    for order in orders:
+        for k, name in enumerate(order):
+            if name not in merged:
+                after = [merged.index(other) for other in order[k + 1 :] if other in merged]
+                merged.insert(min(after, default=len(merged)), name)
+    return merged
 
 
 # Time.

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event
 
 from seqgan_jax.errors import UserError
-from seqgan_jax.evaluation.report import Metric, _cell
+from seqgan_jax.evaluation.report import Metric, cell
 from seqgan_jax.reporting.metrics_log import FILE_NAME as METRICS
 from seqgan_jax.reporting.metrics_log import read_metrics
 
@@ -169,7 +169,7 @@ def figure_rows(
     rows = []
     for name in names:
         figures = [figures.get(name) for figures in columns.values()]
-        cells = ["".join(_cell(figure)) for figure in figures]
+        cells = ["".join(cell(figure)) for figure in figures]
         if known:
             there = [figure for figure in figures if figure is not None]
             cells += [" / ".join(dict.fromkeys(f"{figure.n:,}" for figure in there))]

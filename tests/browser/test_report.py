@@ -89,11 +89,11 @@ def screenshot(page):
 def test_every_medium_plays_and_every_chart_is_drawn(opened):
     page = opened()
     unfold(page)
-    page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert page.locator("img").count() >= 2
-    page.evaluate("document.querySelector('audio').load()")
-    page.wait_for_function("document.querySelector('audio').readyState > 0")
-    assert page.evaluate("document.querySelector('audio').duration") == pytest.approx(1.0)
+    # No waiting for an expression: the page's policy forbids to evaluate text.
+    page.evaluate("Promise.all([...document.images].map(image => image.decode()))")
+    assert page.locator("img").count() == 2
+    script = "a => new Promise(go => { a.onloadedmetadata = () => go(a.duration); a.load(); })"
+    assert page.locator("audio").evaluate(script) == pytest.approx(1.0)
     charts = page.locator("figure.chart svg")
     assert charts.count() > 10
     for box in (charts.nth(i).bounding_box() for i in range(charts.count())):

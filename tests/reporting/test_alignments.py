@@ -14,7 +14,7 @@ def test_dark_cells_are_where_the_weight_is(tmp_path):
     picture = alignments.heat_map(source, target, weights, tmp_path / "attention.png")
     with Image.open(tmp_path / "attention.png") as image:
         np.testing.assert_array_equal(np.asarray(image), picture)
-    # The table is 0.4 inches a cell at 100 dots, in margins of 1.5 inches.
+    # The table is 0.4 inches a cell at 100 dots, below and right of labels of 1.5 inches.
     cells = picture[150:230, 150:270].reshape(2, 40, 3, 40, 3).mean((1, 3, 4))
     assert cells.shape == (2, 3)
     order = np.argsort(-weights, axis=None)

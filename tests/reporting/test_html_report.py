@@ -332,6 +332,11 @@ def test_runs_compared(run, page, tmp_path):
     ]  # fmt: skip
     head, *rows = found["sample 2, image: 1.jpg; caption: a bird; score: 0.75; tokens: 1 2 1"]
     assert (head, [row[0] for row in rows]) == (["run"], ["A first <b>", "B second"])
+    assert "Phases: 1 warm_up, 2 adversarial." in words(tree)
+    path = other / "metrics.jsonl"
+    path.write_text('{"step": 0, "phase": "sooner", "x": 1}\n' + path.read_text())
+    html_report.write_comparison([run, other], output)
+    assert "Phases: 1 sooner, 2 warm_up, 3 adversarial." in words(parsed(output))
     with pytest.raises(UserError, match="two runs"):
         html_report.write_comparison([run], output)
 
