@@ -8,8 +8,6 @@ completions, all logits at once with `log_softmax` and a gather.
 Shapes: B batch, S source positions, T length, V vocabulary, H hidden and embedding.
 """
 
-import resource
-import sys
 import time
 from typing import NamedTuple
 
@@ -17,26 +15,9 @@ import ceilings
 import jax
 import jax.numpy as jnp
 import numpy as np
+from settings import Setting
 
 from seqgan_jax.core import attention, lstm
-
-
-class Setting(NamedTuple):
-    """Sizes of a benchmark; `positions` 0 is no source."""
-
-    vocabulary: int
-    hidden: int
-    layers: int
-    length: int
-    positions: int
-    batch: int = 64
-    rollouts: int = 16
-
-
-SETTINGS = {
-    "paper": Setting(vocabulary=5000, hidden=32, layers=1, length=20, positions=0),
-    "seed": Setting(vocabulary=10_000, hidden=256, layers=3, length=32, positions=36),
-}
 
 
 class Network(NamedTuple):
@@ -103,6 +84,11 @@ def read(params: Network, states, tokens) -> tuple[lstm.State, ...]:
     return lstm.stack_unroll(params.layers, states, params.embedding[tokens])
 
 
+def size(params: Network) -> int:
+    """Bytes of the parameters."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+
+
 def multiply_adds(setting: Setting, *, output: bool = True) -> int:
     """Of one token's forward pass, counted from the shapes."""
     h, s = setting.hidden, setting.positions
@@ -163,7 +149,9 @@ def gathered_log_likelihood(hidden, kernel, bias, tokens, weights):
 # Timing.
 
 
-def compare(name, calls, repeats, *, unit, counts, operations, exponentials, **configuration):
+def compare(
+    name, calls, repeats, *, unit, counts, operations, exponentials, moved=0, **configuration
+):
     """Times 'fast' and 'plain' in turn and prints a line for each, and their ratio.
 
     Args:
@@ -174,6 +162,7 @@ def compare(name, calls, repeats, *, unit, counts, operations, exponentials, **c
       counts: how many a call makes, for each name.
       operations: of one of them, additions and multiplications.
       exponentials: of one of them.
+      moved: bytes that a call reads and writes however it is done.
       **configuration: printed.
     """
     limits = ceilings.report()
@@ -187,23 +176,24 @@ def compare(name, calls, repeats, *, unit, counts, operations, exponentials, **c
         for key, (_, program) in compiled.items()
     }
     times = ceilings.seconds(ready, repeats)
-    floor = operations / limits["flops"] + exponentials / limits["exps"]
-    rates = {}
-    for key, seconds in times.items():
-        median = float(np.median(seconds))
-        rates[key] = counts[key] / median
+    medians = {key: float(np.median(seconds)) for key, seconds in times.items()}
+    rates = {key: counts[key] / medians[key] for key in calls}
+    for key, median in medians.items():
+        compute = operations / limits["flops"] + exponentials / limits["exps"]
+        floor = max(counts[key] * compute, moved / limits["bytes"])
         ceilings.print_line(
             f"{name}/{key}",
             1e3 * median,
             "ms",
             **{f"{unit}_per_second": round(rates[key], 1), unit: counts[key]},
-            floor_ms=round(1e3 * counts[key] * floor, 3),
-            share_of_floor=round(rates[key] * floor, 3),
-            gflop=round(1e-9 * counts[key] * operations, 3),
+            fastest_ms=round(1e3 * times[key].min(), 3),
+            floor_ms=round(1e3 * floor, 3),
+            share_of_floor=round(floor / median, 3),
+            times_plain=round(rates[key] / rates["plain"], 2),
+            operations=counts[key] * operations,
+            exponentials=counts[key] * exponentials,
+            bytes=moved,
             compile_seconds=round(compiled[key][0], 2),
+            peak_memory_mib=ceilings.peak_memory(),
             **configuration,
         )
-    ceilings.print_line(f"{name}/ratio", rates["fast"] / rates["plain"], f"{unit}/s over plain")
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    ceilings.print_line("peak_memory", memory / unit, "MiB")

@@ -2,12 +2,14 @@
 
     python benchmarks/ceilings.py
 
-The other benchmarks import `measure`, `print_line` and `seconds`. The processor's cores take part
+The other benchmarks import its functions. The processor's cores take part
 as far as the process may use them.
 """
 
 import json
 import os
+import resource
+import sys
 import time
 
 import jax
@@ -21,6 +23,18 @@ def print_line(name: str, figure: float, unit: str, **configuration) -> None:
     """One JSON object on standard output."""
     line = {"name": name, "figure": round(figure, 3), "unit": unit}
     print(json.dumps({**line, "configuration": configuration}), flush=True)
+
+
+def peak_memory() -> float:
+    """The most memory in use so far, MiB: an accelerator's, else the process's, compiler included.
+
+    It only grows: a line that is printed later tells of all that ran before it.
+    """
+    statistics = jax.devices()[0].memory_stats()
+    if statistics:
+        return round(statistics["peak_bytes_in_use"] / 2**20, 1)
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 def seconds(calls: dict, repeats: int) -> dict[str, np.ndarray]:

@@ -1,15 +1,12 @@
 """Time of the CNN discriminator's training step and of scoring rollouts, one JSON object a line.
 
-    python benchmarks/discriminator_step.py [--config=paper]
+    python benchmarks/discriminator_step.py [--config=paper|seed|gpu]
 
 Beside each stands the plain way: `lax.conv`, its derivative by JAX, whole sequences. Both take the
 same parameters and optimiser, and are called in turn. `floor` is what the operations counted from
-the shapes take at this machine's ceilings, measured in the same run. The last line is the process's
-peak memory, compiler included.
+the shapes take at this machine's ceilings, measured in the same run.
 """
 
-import resource
-import sys
 import time
 
 import ceilings
@@ -17,16 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+import settings
+from absl import app
 
 from seqgan_jax.core import losses, text_cnn
 from seqgan_jax.models.cnn_discriminator import CNNDiscriminator
 from seqgan_jax.program import keep_memory
 
-CONFIG = flags.DEFINE_enum("config", "paper", ["paper"], "The setting of Yu et al. (2017).")
-REPEATS = flags.DEFINE_integer("repeats", 20, "Steps timed for each median.", lower_bound=1)
-
-VOCABULARY, LENGTH, BATCH, ROLLOUTS = 5000, 20, 64, 16
 CHUNK = 4  # prefixes whose completions are scored together
 
 
@@ -86,14 +80,17 @@ def products(network, length, cheaper):
     )
 
 
-def time_step(limits):
+def time_step(limits, setting):
+    batch, length = setting.batch, setting.length
     rng = np.random.default_rng(0)
-    tokens = jnp.array(rng.integers(0, VOCABULARY, (BATCH, LENGTH)))
-    mask, labels = jnp.ones((BATCH, LENGTH)), jnp.arange(BATCH) % 2.0
+    tokens = jnp.array(rng.integers(0, setting.vocabulary, (batch, length)))
+    mask, labels = jnp.ones((batch, length)), jnp.arange(batch) % 2.0
     key, optimizer = jax.random.key(0), optax.adam(1e-4)
     states, calls, compile_times = {}, {}, {}
     for name, kind in (("ours", CNNDiscriminator), ("plain", Plain)):
-        network = kind(vocabulary_size=VOCABULARY)
+        network = kind(
+            vocabulary_size=setting.vocabulary, widths=setting.widths, filters=setting.filters
+        )
         params = jax.jit(network.init)(key, None, None, tokens, mask)["params"]
         states[name] = (params, optimizer.init(params))
         step, compile_times[name] = compiled(
@@ -107,33 +104,37 @@ def time_step(limits):
             return loss, states[name]
 
         calls[name] = call
-    times = ceilings.seconds(calls, REPEATS.value)
+    times = ceilings.seconds(calls, (settings.REPEATS.value or 20))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     for name in calls:
         # Forward, and the gradients by inputs and by weights. Adam reads four arrays, writes three.
-        multiply_adds = products(network, LENGTH, name == "ours") + 2 * sum(network.filters) ** 2
-        flops, moved = 3 * 2 * BATCH * multiply_adds, 7 * 4 * size
+        multiply_adds = products(network, length, name == "ours") + 2 * sum(network.filters) ** 2
+        flops, moved = 3 * 2 * batch * multiply_adds, 7 * 4 * size
         floor = flops / limits["flops"] + moved / limits["bytes"]
-        report(name, times, floor, BATCH, compile_times[name], flops=flops, bytes=moved)
+        counts = {"flops": flops, "bytes": moved, "peak_memory_mib": ceilings.peak_memory()}
+        report(name, times, floor, batch, compile_times[name], **counts)
 
 
-def time_completions(limits):
+def time_completions(limits, setting):
+    batch, length, rollouts = setting.batch, setting.length, setting.rollouts
     rng = np.random.default_rng(0)
-    lanes, prefixes = CHUNK * ROLLOUTS, np.arange(1, LENGTH, CHUNK)
-    key, total = jax.random.key(0), BATCH * ROLLOUTS * (LENGTH - 1)
-    tokens = rng.integers(0, VOCABULARY, (BATCH, lanes, LENGTH))
-    mask = jnp.ones((BATCH * lanes, LENGTH))
-    calls, compile_times, checked = {}, {}, []
+    lanes, prefixes = CHUNK * rollouts, np.arange(1, length, CHUNK)
+    key, total = jax.random.key(0), batch * rollouts * (length - 1)
+    tokens = rng.integers(0, setting.vocabulary, (batch, lanes, length))
+    mask = jnp.ones((batch * lanes, length))
+    calls, compile_times, memory, checked = {}, {}, {}, []
     for name, kind in (("ours", CNNDiscriminator), ("whole", CNNDiscriminator), ("plain", Plain)):
-        network = kind(vocabulary_size=VOCABULARY)
+        network = kind(
+            vocabulary_size=setting.vocabulary, widths=setting.widths, filters=setting.filters
+        )
         variables = jax.jit(network.init)(key, None, None, tokens[0], mask[:lanes])
         programs, compile_times[name] = [], 0.0
         for first in prefixes.tolist():
             # The last chunk has fewer prefixes.
-            each = min(CHUNK, LENGTH - first) * ROLLOUTS
+            each = min(CHUNK, length - first) * rollouts
             chunk = tokens[:, :each].copy()
             chunk[:, :, :first] = chunk[:, :1, :first]
-            features = variables["params"]["embedding"][chunk.reshape(-1, LENGTH)]
+            features = variables["params"]["embedding"][chunk.reshape(-1, length)]
             shared = {"shared": first, "lanes": each} if name == "ours" else {}
 
             def judge(variables, features, mask, network=network, shared=shared):
@@ -148,13 +149,15 @@ def time_completions(limits):
         program, *arguments = programs[len(programs) // 2]
         checked.append(program(variables, *arguments))
         np.testing.assert_allclose(checked[-1], checked[0], atol=2e-4)
-    times = ceilings.seconds(calls, max(1, REPEATS.value // 5))
+        memory[name] = ceilings.peak_memory()
+    times = ceilings.seconds(calls, max(1, (settings.REPEATS.value or 20) // 5))
     highway = 2 * sum(network.filters) ** 2
     for name in calls:
-        flops = 2 * total * (products(network, LENGTH, name != "plain") + highway)
+        flops = 2 * total * (products(network, length, name != "plain") + highway)
         floor = flops / limits["flops"]
         label = f"completions/{name}"
-        report(label, times, floor, total, compile_times[name], key=name, flops=flops)
+        counts = {"flops": flops, "peak_memory_mib": memory[name]}
+        report(label, times, floor, total, compile_times[name], key=name, **counts)
 
 
 def report(label, times, floor, sequences, compile_time, key=None, **counts):
@@ -164,7 +167,7 @@ def report(label, times, floor, sequences, compile_time, key=None, **counts):
         label if "/" in label else f"discriminator_step/{label}",
         median * 1e3,
         "ms",
-        setting=CONFIG.value,
+        config=settings.CONFIG.value,
         sequences=sequences,
         sequences_per_second=round(sequences / median, 1),
         fastest_ms=round(times[key].min() * 1e3, 2),
@@ -180,11 +183,8 @@ def main(argv):
     del argv
     keep_memory()
     limits = ceilings.report()
-    time_step(limits)
-    time_completions(limits)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory *= 1 if sys.platform == "darwin" else 1024
-    ceilings.print_line("peak_memory", memory / 2**20, "MiB")
+    time_step(limits, settings.chosen())
+    time_completions(limits, settings.chosen())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time of a maximum-likelihood step beside log_softmax and a gather, one JSON object a line.
 
-    python benchmarks/mle_step.py [--config=paper|seed]
+    python benchmarks/mle_step.py [--config=paper|seed|gpu]
 
 A step is the loss of one batch, its gradient and Adam. `floor` is three times the forward pass's
 products, and one exponential for each logit, at this machine's ceilings, measured in the same run.
@@ -11,19 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+import settings
+from absl import app
 
 from seqgan_jax.core import losses
 from seqgan_jax.program import keep_memory
-
-CONFIG = flags.DEFINE_enum("config", "paper", list(baselines.SETTINGS), "The sizes.")
-REPEATS = flags.DEFINE_integer("repeats", 20, "Steps timed for each median.", lower_bound=1)
 
 
 def main(argv):
     del argv
     keep_memory()
-    setting = baselines.SETTINGS[CONFIG.value]
+    setting = settings.chosen()
     params, source = baselines.network(setting, 0), baselines.source(setting)
     shape = setting.batch, setting.length
     target = jnp.array(np.random.default_rng(1).integers(0, setting.vocabulary, shape))
@@ -51,12 +49,14 @@ def main(argv):
     baselines.compare(
         "mle_step",
         {name: (lambda *a, way=way: step(way, *a), arguments) for name, way in ways.items()},
-        REPEATS.value,
+        settings.REPEATS.value or 20,
         unit="sequences",
         counts=dict.fromkeys(ways, setting.batch),
         operations=6 * setting.length * baselines.multiply_adds(setting),
         exponentials=setting.length * setting.vocabulary,
-        config=CONFIG.value,
+        # Adam reads parameters, two moments and the gradient, and writes all but the last.
+        moved=7 * baselines.size(params),
+        config=settings.CONFIG.value,
     )
 
 

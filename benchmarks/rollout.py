@@ -1,6 +1,6 @@
 """Speed of Monte-Carlo rollouts beside replayed prefixes with Gumbel noise, one JSON object a line.
 
-    python benchmarks/rollout.py [--config=paper|seed] [--chunk=1]
+    python benchmarks/rollout.py [--config=paper|seed|gpu] [--chunk=1]
 
 Counts the tokens that complete the prefixes, B N T (T - 1) / 2 for B sequences of fixed length, and
 judges them with an LSTM. The plain way takes a single rollout, because it is slow, and its rate is
@@ -12,21 +12,20 @@ import baselines
 import jax
 import jax.numpy as jnp
 import numpy as np
+import settings
 from absl import app, flags
 
 from seqgan_jax.core import lstm, rollout
 from seqgan_jax.program import keep_memory
 
-CONFIG = flags.DEFINE_enum("config", "paper", list(baselines.SETTINGS), "The sizes.")
 CHUNK = flags.DEFINE_integer("chunk", 1, "Prefixes that complete together.", lower_bound=1)
 ROLLOUTS = flags.DEFINE_integer("rollouts", None, "Instead of the setting's.", lower_bound=1)
-REPEATS = flags.DEFINE_integer("repeats", 3, "Calls timed for each median.", lower_bound=1)
 
 
 def main(argv):
     del argv
     keep_memory()
-    setting = baselines.SETTINGS[CONFIG.value]
+    setting = settings.chosen()
     rollouts = ROLLOUTS.value or setting.rollouts
     policy, judge = baselines.network(setting, 0), baselines.network(setting, 1)
     shape = setting.batch, setting.length
@@ -70,12 +69,14 @@ def main(argv):
     baselines.compare(
         "rollout",
         {"fast": (fast, arguments), "plain": (plain, arguments)},
-        REPEATS.value,
+        settings.REPEATS.value or 3,
         unit="tokens",
         counts={"fast": rollouts * completed, "plain": completed},
         operations=2 * per_token,
         exponentials=setting.vocabulary,
-        config=CONFIG.value,
+        # Weights are read once for every position at the least.
+        moved=setting.length * (baselines.size(policy) + baselines.size(judge)),
+        config=settings.CONFIG.value,
         rollouts=rollouts,
         chunk=CHUNK.value,
     )

@@ -1,6 +1,6 @@
 """Speed of exact sampling beside Gumbel noise, one JSON object a line.
 
-    python benchmarks/sampling.py [--config=paper|seed]
+    python benchmarks/sampling.py [--config=paper|seed|gpu]
 
 Samples whole sequences with their log-probabilities. `floor` is the time of the products and of one
 exponential for each logit at this machine's ceilings, measured in the same run.
@@ -9,19 +9,17 @@ exponential for each logit at this machine's ceilings, measured in the same run.
 import baselines
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+import settings
+from absl import app
 
 from seqgan_jax.core import sampling
 from seqgan_jax.program import keep_memory
-
-CONFIG = flags.DEFINE_enum("config", "paper", list(baselines.SETTINGS), "The sizes.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Calls timed for each median.", lower_bound=1)
 
 
 def main(argv):
     del argv
     keep_memory()
-    setting = baselines.SETTINGS[CONFIG.value]
+    setting = settings.chosen()
     params = baselines.network(setting, 0)
     memory = baselines.encode(params, baselines.source(setting))
     states = baselines.zero_states(setting, setting.batch)
@@ -40,12 +38,13 @@ def main(argv):
     baselines.compare(
         "sampling",
         {"fast": (fast, arguments), "plain": (plain, arguments)},
-        REPEATS.value,
+        settings.REPEATS.value or 5,
         unit="tokens",
         counts=dict.fromkeys(("fast", "plain"), setting.batch * setting.length),
         operations=2 * baselines.multiply_adds(setting),
         exponentials=setting.vocabulary,
-        config=CONFIG.value,
+        moved=setting.length * baselines.size(params),  # the weights, once a step
+        config=settings.CONFIG.value,
     )
 
 

@@ -106,9 +106,10 @@ def search(
         parent, token = flat // size, (flat % size).astype(jnp.int32)
         tokens = tokens[rows, parent].at[:, :, t].set(token)
         if eos is not None:
-            ends = (token == eos)[:, :width]
-            ended = jnp.where(ends, log_probs[:, :width], -jnp.inf)
-            found = found.merge(_Found(tokens[:, :width], ended, ended / penalty(t + 1.0)))
+            # Masked instead of cut: XLA sorts all candidates where their first ones are sliced.
+            ends = (token == eos) & (jnp.arange(2 * width) < width)
+            ended = jnp.where(ends, log_probs, -jnp.inf)
+            found = found.merge(_Found(tokens, ended, ended / penalty(t + 1.0)))
             log_probs, kept = jax.lax.top_k(jnp.where(token == eos, -jnp.inf, log_probs), width)
             parent, tokens = parent[rows, kept], tokens[rows, kept]
         lanes = (rows * width + parent).reshape(-1)

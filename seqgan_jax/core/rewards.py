@@ -115,8 +115,8 @@ def ranked(advantages: chex.Array, mask: chex.Array) -> chex.Array:
     """The rank of each advantage among the n real tokens of the batch, spread over [-1/2, 1/2].
 
     (rank - (n - 1) / 2) / n with ranks 0 .. n - 1, equal advantages sharing the mean of theirs:
-    only the order of rewards counts, not their size (as in the rank-based rewards of Guo et al.,
-    2018, arXiv:1709.08624, section 3.3, which are a function of the rank too).
+    only the order of rewards counts, not their size (as where Guo et al., 2018, arXiv:1709.08624,
+    rescale rewards by rank).
 
     Args:
       advantages: [B, T].

@@ -151,7 +151,8 @@ class State(NamedTuple):
     """What changes from lane to lane.
 
     A state before another differs in its length alone, as what lies ahead is never read: `unroll`
-    makes one cache for all prefixes.
+    makes one cache for all prefixes. A lane's caches are 2 L E max_length numbers, which a rollout
+    has for every lane of a chunk.
 
     Attributes:
       caches: every block's keys and values of the tokens read, [lanes, K, max_length, D].

@@ -126,20 +126,24 @@ def test_policy_gradient_rewards_equal_replayed_prefixes(steps, states):
     def padded(sequence):
         return np.array(sequence + [VOCABULARY.pad] * (T - len(sequence)), np.int32)
 
+    index = jnp.arange((T + 1) * ROLLOUTS)
+    uniforms = jax.jit(sampling.uniforms, static_argnums=3)
     values = []
     for b, sequence in enumerate(sequences):
+        example = jnp.full(len(index), batch["example_id"][b])
+        draws = uniforms(jax.random.fold_in(key, ROLLOUT), example, index, T)
         for t in range(1, len(sequence) + 1):
             for n in range(ROLLOUTS):
-                draws = sampling.uniforms(
-                    jax.random.fold_in(key, ROLLOUT),
-                    batch["example_id"][b : b + 1],
-                    np.array([t * ROLLOUTS + n]),
-                    T,
-                )[0]
                 y = sequence[:t]
                 while t < len(sequence) and len(y) < T and y[-1] != VOCABULARY.eos:
                     cumulative = np.cumsum(jax.nn.softmax(logits_of(b, padded(y))[len(y)]))
-                    y.append(int(np.searchsorted(cumulative, draws[len(y) - t], side="right")))
+                    y.append(
+                        int(
+                            np.searchsorted(
+                                cumulative, draws[t * ROLLOUTS + n, len(y) - t], side="right"
+                            )
+                        )
+                    )
                 mask = np.float32(np.arange(T) < len(y))
                 values.append(float(reward_of(b, padded(y), mask)))
     assert max(map(len, sequences)) > 2

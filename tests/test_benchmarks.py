@@ -1,0 +1,75 @@
+"""Every speed benchmark runs, at sizes that take no time, and prints the lines that it promises."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+LIMITS = {"flops": 1e11, "exps": 1e9, "bytes": 1e10}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a benchmark with one repetition of everything: its lines by name."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def lines(name, *arguments):
+        module = importlib.import_module(name)
+        import ceilings
+
+        monkeypatch.setattr(ceilings, "measure", lambda: LIMITS)
+        before = {flag: flags.FLAGS[flag].value for flag in ("config", "repeats")}
+        flags.FLAGS([name, "--config=tiny", "--repeats=1", *arguments])
+        try:
+            module.main([name])
+        finally:
+            for flag, value in before.items():
+                flags.FLAGS[flag].value = value
+        found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        return {line["name"]: line for line in found}
+
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "count"),
+    [
+        ("sampling", "tokens", 4 * 6),
+        ("mle_step", "sequences", 4),
+        ("rollout", "tokens", 2 * 4 * 15),
+    ],
+)
+def test_compares(run, name, unit, count):
+    found = run(name)
+    fast, plain = found[f"{name}/fast"], found[f"{name}/plain"]
+    details = fast["configuration"]
+    assert details[unit] == count
+    rate = count / (1e-3 * fast["figure"])
+    assert details[f"{unit}_per_second"] == pytest.approx(rate, rel=0.02)
+    other = plain["configuration"][f"{unit}_per_second"]
+    assert details["times_plain"] == pytest.approx(rate / other, rel=0.05, abs=0.02)
+    least = details["operations"] / LIMITS["flops"] + details["exponentials"] / LIMITS["exps"]
+    least = max(least, details["bytes"] / LIMITS["bytes"])
+    assert details["floor_ms"] == pytest.approx(1e3 * least, abs=1e-3)
+    assert min(details["compile_seconds"], details["peak_memory_mib"]) > 0
+
+
+def test_discriminator_step(run):
+    found = run("discriminator_step")
+    for name in ("discriminator_step/ours", "discriminator_step/plain"):
+        assert found[name]["configuration"]["sequences"] == 4
+    ours, plain = (found[f"completions/{name}"]["configuration"] for name in ("ours", "plain"))
+    assert ours["sequences"] == plain["sequences"] == 4 * 2 * 5
+    assert 0 < ours["flops"] <= plain["flops"]
+
+
+def test_round(run):
+    found = run("round", "--updates=2", "--full")
+    parts = [found[f"round/{name}"]["figure"] for name in ("generator", "discriminator")]
+    total = found["round/sum_of_updates"]
+    assert total["configuration"]["updates"] == {"generator": 1, "discriminator": 2}
+    assert total["figure"] == pytest.approx(parts[0] + 2 * parts[1], abs=0.01)
+    assert found["round/whole"]["figure"] > 0
