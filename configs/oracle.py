@@ -55,13 +55,15 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.generator.noise_size = 0
     config.generator.dropout = 0.5
 
+    # Language models of one layer know these sequences as well as the generator's three do.
     config.discriminator = ml_collections.ConfigDict()
-    config.discriminator.kind = "window"
-    config.discriminator.embedding_size = 64
+    config.discriminator.kind = "ratio"
+    config.discriminator.embedding_size = 128
     config.discriminator.hidden_size = 128
-    config.discriminator.width = 3
-    config.discriminator.members = 2
-    config.discriminator.dropout = 0.25
+    config.discriminator.num_layers = 1
+    config.discriminator.output_size = 128
+    config.discriminator.members = 3
+    config.discriminator.dropout = 0.5
 
     config.phases = ml_collections.ConfigDict()
     config.phases.order = (
@@ -76,42 +78,46 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         select="nll",
         generator=generator_update(learning_rate=3e-3, warmup=EPOCH, decay=1.0, mle=1.0),
     )
-    judged = {"learning_rate": 3e-3, "smoothing": 1.0, "mismatch": 0.0, "per_step": 1.0}
-    # Stopped before it memorises the training sequences, of which it sees 5 epochs.
+    # The discriminator's language models learn as the generator did, from other parameters.
     config.phases.pretrain_discriminator = phase(
-        steps=200,
-        batch_size=256,
+        steps=16 * EPOCH,
+        evaluate_every=4 * EPOCH,
         select="discriminator_accuracy",
-        discriminator=discriminator_update(**judged),
+        discriminator=discriminator_update(
+            learning_rate=3e-3,
+            warmup=EPOCH,
+            decay=1.0,
+            classification=0.0,
+            mle=1.0,
+            mismatch=0.0,
+        ),
     )
-    # A round: the generator learns from a discriminator that then gives way to a new one.
+    # A round: the generator learns from the ratio of likelihoods, the models to tell it from data.
     rewarded = {
-        "learning_rate": 1e-4,
         "policy_gradient": 1.0,
         "reward": "log_ratio",
-        "values": "dense",
+        "values": "actions",
+        "reward_clip": 10.0,
         "baseline": "position",
     }
-    updates = 200
-    rounds = 20 + updates
+    judged = {"learning_rate": 3e-5, "smoothing": 1.0, "mismatch": 0.0, "per_step": 1.0}
     config.phases.adversarial = phase(
-        steps=8 * rounds,
-        batch_size=512,
-        evaluate_every=rounds,
+        steps=300,
+        batch_size=64,
+        evaluate_every=60,
         select="quality_diversity",
-        generator=generator_update(updates=20, **rewarded),
-        discriminator=discriminator_update(updates=updates, batch_size=256, fresh=True, **judged),
+        generator=generator_update(updates=20, learning_rate=5e-4, decay=0.9, **rewarded),
+        discriminator=discriminator_update(**judged),
     )
     # From the best round, one network at a time.
     config.phases.finetune = phase(
         steps=40,
-        batch_size=512,
         select="quality_diversity",
         start_from="best",
         freeze="alternate",
         freeze_turn=20,
-        generator=generator_update(**rewarded),
-        discriminator=discriminator_update(batch_size=256, **judged),
+        generator=generator_update(learning_rate=5e-5, **rewarded),
+        discriminator=discriminator_update(**judged),
     )
     # Other phases that config.phases.order may name.
     config.phases.pretrain_adversarial = pretrain_adversarial(
@@ -221,9 +227,8 @@ def _smoke(config):
     ):
         config.phases[name].update(steps=steps, batch_size=16, evaluate_every=100)
     config.phases.adversarial.generator.updates = 1
-    config.phases.adversarial.discriminator.update(updates=2, batch_size=0)
+    config.phases.adversarial.discriminator.updates = 2
     config.phases.finetune.freeze_turn = 4
-    config.phases.finetune.discriminator.batch_size = 0
     config.logging.checkpoint_every = 8
     config.evaluation.batch_size = 50
     config.evaluation.validation_limit = 200

@@ -13,7 +13,7 @@ docs/your_own_data.md says what a file may hold.
 import ml_collections
 from ml_collections import config_dict
 
-from configs.captions import discriminator_update, generator_update, phase
+from configs.captions import discriminator_update, generator_update, guard, phase
 
 
 def get_config(variant: str = "default") -> ml_collections.ConfigDict:
@@ -69,33 +69,55 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.discriminator.dropout = 0.3
 
     config.phases = ml_collections.ConfigDict()
-    config.phases.order = ("pretrain_generator", "pretrain_discriminator", "adversarial")
+    config.phases.order = (
+        "pretrain_generator",
+        "pretrain_discriminator",
+        "adversarial",
+        "finetune",
+    )
     config.phases.pretrain_generator = phase(
         steps=2000,
         evaluate_every=250,
         select="nll",
         generator=generator_update(learning_rate=3e-3, warmup=100, decay=1.0, mle=1.0),
     )
-    # Few updates: a discriminator that is trained for long memorises the real sequences.
-    judge = discriminator_update(learning_rate=1e-3, warmup=20, mismatch=0.0, per_step=0.5)
+    judged = {"learning_rate": 1e-3, "warmup": 20, "mismatch": 0.0, "per_step": 0.5}
+    # From the generator that finds held-out text most likely. Few updates: a discriminator that is
+    # trained for long memorises the real sequences.
     config.phases.pretrain_discriminator = phase(
-        steps=200, select="discriminator_accuracy", discriminator=judge
+        steps=200,
+        select="discriminator_accuracy",
+        start_from="best",
+        discriminator=discriminator_update(**judged),
     )
+    rewarded = {
+        "learning_rate": 1e-4,
+        "warmup": 20,
+        "policy_gradient": 1.0,
+        "mle": 1.0,
+        "reward": "log_ratio",
+        "values": "dense",
+        "baseline": "position",
+    }
     config.phases.adversarial = phase(
         steps=200,
         evaluate_every=100,
         select="quality_diversity",
-        generator=generator_update(
-            learning_rate=1e-4,
-            warmup=20,
-            policy_gradient=1.0,
-            mle=1.0,
-            reward="log_ratio",
-            values="dense",
-            baseline="position",
-        ),
-        discriminator=judge.copy_and_resolve_references(),
+        generator=generator_update(**rewarded),
+        discriminator=discriminator_update(**judged),
     )
+    # From the best adversarial checkpoint, one network at a time.
+    config.phases.finetune = phase(
+        steps=40,
+        select="quality_diversity",
+        start_from="best",
+        freeze="alternate",
+        freeze_turn=20,
+        generator=generator_update(**rewarded),
+        discriminator=discriminator_update(**judged),
+    )
+
+    config.guard = guard()
 
     config.logging = ml_collections.ConfigDict()
     config.logging.every = 20
@@ -137,8 +159,10 @@ def _smoke(config):
         ("pretrain_generator", 30),
         ("pretrain_discriminator", 10),
         ("adversarial", 10),
+        ("finetune", 8),
     ):
         config.phases[name].update(steps=steps, batch_size=16, evaluate_every=100)
+    config.phases.finetune.freeze_turn = 4
     config.logging.every = 1
     config.logging.checkpoint_every = 8
     config.evaluation.validation_limit = 100
@@ -191,6 +215,7 @@ def _large(config):
     config.phases.pretrain_generator.generator.update(learning_rate=1e-3, warmup=2000)
     config.phases.pretrain_discriminator.update(batch_size=512, steps=2000)
     config.phases.adversarial.update(batch_size=256, steps=10_000, evaluate_every=1000)
+    config.phases.finetune.update(batch_size=256, steps=2000, freeze_turn=500, evaluate_every=500)
     config.logging.every = 100
     config.logging.checkpoint_every = 1000
     config.evaluation.validation_limit = 5000

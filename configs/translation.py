@@ -32,7 +32,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data.validation_size = 1000
     config.data.test_size = 1000
     config.data.max_ratio = 3.0
-    config.data.num_buckets = 5
+    config.data.num_buckets = 8
 
     config.codec = ml_collections.ConfigDict()
     config.codec.kind = "sentencepiece"
@@ -80,7 +80,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         "finetune",
     )
     config.phases.pretrain_generator = phase(
-        steps=4000,
+        steps=5000,
         batch_size=64,
         evaluate_every=1000,
         select="nll",
@@ -175,7 +175,6 @@ def _multi30k(config):
     """Tens of thousands of short sentences, German to English."""
     config.data.source_language = "de"
     config.data.target_language = "en"
-    config.data.num_buckets = 8
     config.codec.max_size = 8000
     config.codec.max_length = 40
     config.codec.max_source_length = 40

@@ -10,6 +10,7 @@ import shlex
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,19 @@ from absl import flags
 
 from seqgan_jax import tasks
 from seqgan_jax.core.sampling import Truncation
+from seqgan_jax.data.cache import cache_folder
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import embedders, held_out, sweep
 from seqgan_jax.evaluation import samples as sample_files
 from seqgan_jax.evaluation import text as text_metrics
-from seqgan_jax.evaluation.report import metrics, plain, table, write_evaluation, write_json
+from seqgan_jax.evaluation.report import (
+    Metric,
+    metrics,
+    plain,
+    table,
+    write_evaluation,
+    write_json,
+)
 from seqgan_jax.files import replace_file
 from seqgan_jax.models import build
 from seqgan_jax.reporting import html_report, model_card, pictures
@@ -109,11 +118,24 @@ _MALLOC = {-3: 2**30, -1: 2**31 - 1, -8: 1}
 
 
 def compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, so that a second start is quick."""
-    from seqgan_jax.data.cache import cache_folder
+    """Keeps compiled programs in the user's cache folder, so that a second start is quick.
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    JAX warns of an entry that it can't load, compiles, and leaves the entry to fail again. Here it
+    is deleted, with all others: what broke one may have broken more, and they only save time.
+    """
+    folder = cache_folder() / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    show = warnings.showwarning
+
+    def heal(message, *details, **more):
+        if "Error reading persistent compilation cache entry" not in str(message):
+            show(message, *details, **more)
+            return
+        for entry in folder.glob("*-cache"):
+            entry.unlink(missing_ok=True)
+
+    warnings.showwarning = heal
 
 
 class Run:
@@ -151,9 +173,7 @@ class Run:
                 _check_without_sources(self.phases)
             _check_discriminator(self.phases, config.discriminator)
         self.steps = Steps(
-            build.generator(
-                self.config, self.task.codec.vocabulary, self.task.source_vocabulary
-            ),
+            build.generator(self.config, self.task.codec.vocabulary, self.task.source_vocabulary),
             build.discriminator(
                 self.config, self.task.codec.vocabulary, self.task.source_vocabulary
             ),
@@ -768,6 +788,7 @@ def compare(names: Sequence[str], *, swept: str | None, output: str, picture: st
     task = found[names[0]]["task"]
     axes = getattr(importlib.import_module(f"seqgan_jax.tasks.{task}"), tasks.TASKS[task]).sweep[:2]
     columns = {name: metrics(content["metrics"]) for name, content in found.items()}
+    _split_units(columns)
     lines, curves = [table(columns)], {name: {1.0: column} for name, column in columns.items()}
     content = {name: {k: v for k, v in found[name].items() if k != "sweep"} for name in names}
     if swept:
@@ -779,6 +800,18 @@ def compare(names: Sequence[str], *, swept: str | None, output: str, picture: st
             curves[name] = {p["temperature"]: metrics(p["metrics"]) for p in points}
         lines += sweep.lines(curves, axes)
     _finish(lines, content, curves, names if swept else (), axes, output, picture)
+
+
+def _split_units(columns: Mapping[str, dict[str, Metric]]) -> None:
+    """Gives figures of one name and different units (embedders, say) different names."""
+    units: dict[str, set] = {}
+    for column in columns.values():
+        for name, figure in column.items():
+            units.setdefault(name, set()).add(figure.unit)
+    for column in columns.values():
+        for name in [name for name in column if len(units[name]) > 1]:
+            figure = column.pop(name)
+            column[f"{name}, {figure.unit}"] = figure
 
 
 def _evaluated(name: str, swept: str | None) -> dict:

@@ -13,6 +13,9 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from seqgan_jax.codecs.text import TextCodec
+from seqgan_jax.data import stores
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -173,3 +176,31 @@ def test_links_lead_somewhere(document):
         if not re.match(r"[a-z]+:", target):
             path = (document.parent / target.partition("#")[0]).resolve()
             assert path.exists() or path in LATER, f"{target} leads nowhere"
+
+
+@pytest.mark.parametrize(
+    ("data", "text", "tokens"),
+    [
+        ("molecules.smi", "CC(=O)[nH]1Cl", "C C ( = O ) [nH] 1 Cl"),
+        ("tunes.txt", "C4:q D4:q E4:h | G4:w", "C4:q D4:q E4:h | G4:w"),
+        ("sessions.log", "login(alice) error:E42", "login ( alice ) error : E42"),
+    ],
+)
+def test_patterns_of_your_own_data_do_what_is_said(data, text, tokens):
+    (kind,) = (
+        argument.removeprefix("--config.codec.kind=")
+        for program in program_runs()
+        if f"--config.data.path={data}" in program.values[1]
+        for argument in program.values[1]
+        if argument.startswith("--config.codec.kind=")
+    )
+    assert TextCodec.fit([text], kind=kind).split(text) == tokens.split()
+
+
+def test_integers_of_your_own_data_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "your_own_data.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(block, {})
+    store = stores.Arrays(tmp_path / "numbers.npz")
+    assert [store[i][0] for i in range(2)] == ["3 1 4 1 5", "9 2 6"]

@@ -294,6 +294,25 @@ def clipped_policy_gradient(
     return -jnp.sum(jnp.minimum(ratio * advantages, clipped * advantages) * mask)
 
 
+def expected_reward(logits: chex.Array, values: chex.Array) -> tuple[chex.Array, chex.Array]:
+    """sum_v p(v) r(v), whose gradient is the policy gradient summed over all actions; and H(p).
+
+    Sutton et al. (2000), theorem 1, at given states: nothing is sampled, so no baseline is needed.
+
+    Args:
+      logits: [..., V].
+      values: r, [..., V]; what is -inf in the logits counts for nothing.
+
+    Returns:
+      The expected reward and the entropy in nats, both [...].
+    """
+    chex.assert_equal_shape([logits, values])
+    log_probs = jax.nn.log_softmax(logits)
+    probs = jnp.exp(log_probs)
+    possible = lambda x: jnp.where(probs > 0, probs * x, 0.0).sum(-1)
+    return possible(values), -possible(jnp.where(probs > 0, log_probs, 0.0))
+
+
 def entropy(logits: chex.Array, mask: chex.Array) -> chex.Array:
     """sum_t m_t H(G(. | prefix_t)), in nats for the sequence: logits [T, V], mask [T]."""
     chex.assert_rank([logits, mask], [2, 1])

@@ -412,9 +412,10 @@ def _shown(items: Iterable, file: BinaryIO, progress: Progress, description: str
     # What is over in a moment needs no display.
     ticks = iter(progress(range(total), total, f"{description}, MiB") if total > 1 else ())
     done = 0
-    for item in items:
+    for number, item in enumerate(items):
         yield item
-        while done * _BLOCK < file.tell():
+        # Seldom, for it takes as long as reading a line.
+        while not number & 255 and done * _BLOCK < file.tell():
             next(ticks, None)
             done += 1
     for _ in ticks:

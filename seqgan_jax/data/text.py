@@ -53,14 +53,24 @@ def split_of(text: str, validation_share: float, test_share: float) -> str:
 
 
 def training_texts(store: Store, config, *, progress: Progress = no_progress) -> Iterator[str]:
-    """The texts that fall to training, a million of them at most, in the store's order."""
+    """The texts that fall to training, a million of them at most, in the store's order.
+
+    Raises:
+      UserError: there is none.
+    """
     shares = config.validation_share, config.test_share
-    texts = (
-        text
-        for _, text in store.records(progress, f"vocabulary of {store.name}")
-        if text and split_of(text, *shares) == "train"
-    )
-    return itertools.islice(texts, FIT)
+    lines = found = 0
+    for _, text in store.records(progress, f"vocabulary of {store.name}"):
+        lines += bool(text)
+        if text and split_of(text, *shares) == "train":
+            found += 1
+            yield text
+            if found == FIT:
+                return
+    if not lines:
+        raise UserError(f"{store.name}: is empty; put one sequence on each line")
+    if not found:
+        raise UserError(f"{store.name}: none of its {lines} lines falls to training; give more")
 
 
 class Sequences:

@@ -12,6 +12,7 @@ from seqgan_jax.models.discriminator import LSTMDiscriminator
 from seqgan_jax.models.encoders import ENCODERS
 from seqgan_jax.models.generator import LSTMGenerator
 from seqgan_jax.models.interface import Discriminator, Generator
+from seqgan_jax.models.ratio_discriminator import RatioDiscriminator
 from seqgan_jax.models.transformer import POSITIONS, TransformerGenerator
 from seqgan_jax.models.window_discriminator import WindowDiscriminator
 
@@ -20,6 +21,7 @@ DISCRIMINATORS = {
     "lstm": LSTMDiscriminator,
     "cnn": CNNDiscriminator,
     "window": WindowDiscriminator,
+    "ratio": RatioDiscriminator,
 }
 TOKEN_ENCODERS = ("bilstm", "transformer")
 
@@ -174,9 +176,10 @@ def discriminator(
         "bos": vocabulary.bos,
         "encoder": _encoder(config.encoder, source_vocabulary),
     }
+    if kind == "ratio":
+        options["opponent"] = generator(config, vocabulary, source_vocabulary)
     built = _build(DISCRIMINATORS, kind, options)
-    if not built.dense:
-        _check_not_dense(config.phases, kind)
+    _check_asked(config.phases, kind, built)
     if config.generator.get("kind", "lstm") != "lstm" and options.get("likelihood"):
         raise UserError(
             "config.discriminator.likelihood: its layers are the LSTM generator's, and a "
@@ -185,16 +188,23 @@ def discriminator(
     return built
 
 
-def _check_not_dense(phases: ml_collections.ConfigDict, kind: str) -> None:
-    """Refuses phases that need scores of prefixes, for a discriminator that has none."""
+def _check_asked(phases: ml_collections.ConfigDict, kind: str, built: Discriminator) -> None:
+    """Refuses phases that ask a discriminator for what it hasn't."""
+    whole, other = "judges whole sequences alone", "the lstm, window or ratio discriminator"
+    without = "has no language models"
+    ratio = kind == "ratio"
     for name in phases.order:
         ours, judge = phases[name].generator, phases[name].discriminator
-        for option, asked, other in (
-            ("generator.values", ours.updates and ours.get("values") == "dense", "rollout"),
-            ("discriminator.per_step", judge.updates and judge.per_step, "0"),
+        values = ours.get("values") if ours.updates else None
+        for option, asked, has, why, instead in (
+            ("generator.values", values == "dense", built.dense, whole, "rollout"),
+            ("generator.values", values == "actions", ratio, without, "rollout"),
+            ("discriminator.per_step", judge.updates and judge.per_step, built.dense, whole, "0"),
+            ("discriminator.mle", judge.updates and judge.get("mle"), ratio, without, "0"),
         ):
-            if asked:
+            if asked and not has:
+                chosen = other if why == whole else "the ratio discriminator"
                 raise UserError(
-                    f"config.phases.{name}.{option}: the {kind} discriminator judges whole "
-                    f"sequences alone; set {other}, or choose the lstm or window discriminator"
+                    f"config.phases.{name}.{option}: the {kind} discriminator {why}; set "
+                    f"{instead}, or choose {chosen}"
                 )

@@ -57,9 +57,12 @@ class Task(Protocol):
         ...
 
     def training_batches(
-        self, *, batch_size: int, targets: int, seed: int, start: int
+        self, *, batch_size: int, targets: int, seed: int, start: int, cut: bool = False
     ) -> Iterator[dict]:
-        """Endless batches of this process's rows, from number `start` on; see `data.pipeline`."""
+        """Endless batches of this process's rows, from number `start` on; see `data.pipeline`.
+
+        With `cut` they may be shorter than `length`, each of one of a few lengths.
+        """
         ...
 
     def pairs(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
@@ -164,6 +167,8 @@ class Splits:
     beam = ()
     sweep = ()
     source_vocabulary = None
+    # Lengths that batches may be cut to; none for batches of one length.
+    buckets: Sequence[int] = ()
     splits: Mapping[str, Any]
     codec: Any
     length: int
@@ -173,7 +178,7 @@ class Splits:
         return self.codec
 
     def training_batches(
-        self, *, batch_size: int, targets: int, seed: int, start: int
+        self, *, batch_size: int, targets: int, seed: int, start: int, cut: bool = False
     ) -> Iterator[dict]:
         return pipeline.training_batches(
             self.splits["train"],
@@ -183,6 +188,7 @@ class Splits:
             seed=seed,
             start=start,
             targets=targets,
+            buckets=self.buckets if cut else (),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

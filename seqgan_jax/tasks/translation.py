@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from seqgan_jax.codecs.text import EOS, PAD, UNK, TextCodec
@@ -170,7 +169,7 @@ class Translation(Splits):
         return len(self.source_codec.encode(pair.source)), len(self.codec.encode(pair.target))
 
     @functools.cached_property
-    def _buckets(self) -> tuple[int, ...]:
+    def buckets(self) -> tuple[int, ...]:
         train = self.splits["train"].pairs
         lengths = (max(self._lengths(train[i])) for i in range(min(_FIT, len(train))))
         return pipeline.bucket_sizes(lengths, self._config.data.num_buckets)
@@ -195,23 +194,6 @@ class Translation(Splits):
     @property
     def encoder(self) -> Tokens:
         return Tokens(self.codec.vocabulary)
-
-    def training_batches(
-        self, *, batch_size: int, targets: int, seed: int, start: int, cut: bool = False
-    ) -> Iterator[dict]:
-        """See `tasks.Task`; with `cut`, batches of equal lengths, cut to a few buckets."""
-        return pipeline.training_batches(
-            self.splits["train"],
-            self.encoder,
-            length=self.length,
-            batch_size=batch_size,
-            seed=seed,
-            start=start,
-            targets=targets,
-            buckets=self._buckets if cut else (),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
 
     def request(self, options: Mapping[str, Any]) -> tuple[list[str], dict]:
         """A user's own texts, each given with --text or a line of --input.

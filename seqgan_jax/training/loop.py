@@ -15,6 +15,8 @@ import numpy as np
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import held_out
 from seqgan_jax.evaluation.report import Metric
+from seqgan_jax.reporting import html_report
+from seqgan_jax.reporting.compile_time import CompileTime
 from seqgan_jax.reporting.metrics_log import MetricsLog
 from seqgan_jax.reporting.profile import Profile
 from seqgan_jax.reporting.progress import Progress
@@ -92,6 +94,7 @@ class Loop:
         self.progress = progress
         self.profile = profile
         self.mesh = parallel.mesh()
+        self._compile_time = CompileTime()
         self._stop = threading.Event()
         self._newest: Evaluation | None = None
 
@@ -208,6 +211,7 @@ class Loop:
             # Another order of the data in every phase and for each network.
             seed=self.config.seed * 1000 + 2 * index + (network == "discriminator"),
             start=start,
+            cut=phase.only_likelihood,
         )
         return (parallel.shard(batch, self.mesh) for batch in batches)
 
@@ -355,11 +359,13 @@ class Loop:
         figures = found.figures
         values = {f"{VALIDATION}/{name}": metric.value for name, metric in figures.items()}
         seconds = time.monotonic() - began
-        log.scalars(step, phase.name, {**values, f"{VALIDATION}/seconds": seconds})
+        spent = {f"{VALIDATION}/seconds": seconds, "compile/seconds": self._compile_time.taken()}
+        log.scalars(step, phase.name, values | spent)
         folder = self.workdir / "samples" / f"{step:08d}-{phase.name}"
         drawn = self.task.illustrate(folder, VALIDATION, found.samples, found.attention)
         for name, image in drawn.items():
             log.image(step, f"{VALIDATION}/{name}", image)
+        html_report.write(self.workdir)
         texts = [self.task.decode(sample.tokens[0]) for sample in found.samples]
         log.text(step, f"{VALIDATION}/samples", "\n".join(texts))
         self.progress.sample(texts[0])

@@ -13,7 +13,7 @@ from seqgan_jax.core.rewards import NORMALISATIONS, REWARDS
 from seqgan_jax.errors import UserError
 
 BASELINES = ("position", "prefix", "group")
-VALUES = ("rollout", "dense")
+VALUES = ("rollout", "dense", "actions")
 FREEZES = ("none", "discriminator", "generator", "alternate", "both")
 
 
@@ -71,9 +71,12 @@ class GeneratorUpdate(Update):
       reward: a name in `core.rewards.REWARDS`.
       values: where a token's action value comes from: 'rollout', the mean reward of completions, or
         'dense', the discounted sum of the rewards of this and all later prefixes, for each of which
-        the discriminator has a logit. Then nothing is rolled out.
+        the discriminator has a logit, and nothing is rolled out; or 'actions', the reward of each
+        possible token at once, over which the policy gradient is then summed rather than sampled
+        (Sutton et al., 2000, theorem 1, with the states' distribution as it is and no future), for
+        a discriminator that has a logit for each.
       discount: gamma, of dense values; see `core.rewards.discounted`.
-      reward_clip: the largest magnitude of a logit in dense values.
+      reward_clip: the largest magnitude of a logit in the values 'dense' and 'actions'.
       num_rollouts: N, completions of each prefix.
       rollout_chunk: how many prefixes complete together; bounds memory.
       rollout_decay: how much of the rollout policy stays at an update.
@@ -116,6 +119,10 @@ class DiscriminatorUpdate(Update):
     """One update of the discriminator.
 
     Attributes:
+      classification: weight of the loss of telling real sequences from generated ones. Without it
+        nothing is generated.
+      mle: weight of the maximum likelihood of real sequences, for a discriminator that has language
+        models.
       smoothing: the label of real pairs.
       smoothing_generated: the label of generated and of mismatched ones.
       mismatch: weight of real sequences with another example's source, as negatives.
@@ -133,6 +140,8 @@ class DiscriminatorUpdate(Update):
       band_every: steps of the phase between measurements of that accuracy.
     """
 
+    classification: float = 1.0
+    mle: float = 0.0
     smoothing: float = 0.9
     smoothing_generated: float = 0.0
     mismatch: float = 0.0
@@ -243,6 +252,12 @@ class Phase:
         if network == "generator":
             return whole * ours + jnp.minimum(rest, ours)
         return whole * (self.cycle - ours) + jnp.maximum(rest - ours, 0)
+
+    @property
+    def only_likelihood(self) -> bool:
+        """Whether real sequences are all that it looks at, so that nothing is sampled."""
+        update = self.generator
+        return bool(update) and not self.discriminator and not update.has("policy_gradient")
 
     def sources(self, network: str) -> int:
         """Sources of a network's batches."""
@@ -402,10 +417,7 @@ def _check_phase(phase: Phase, where: str) -> None:
     for option in ("batch_size", "targets", "evaluate_every"):
         if getattr(phase, option) < 1:
             raise UserError(f"{where}.{option}: must be 1 or more")
-    alone = not phase.discriminator and not (
-        phase.generator and phase.generator.has("policy_gradient")
-    )
-    if phase.targets > 1 and not alone:
+    if phase.targets > 1 and phase.networks and not phase.only_likelihood:
         raise UserError(
             f"{where}.targets: more than 1 needs a phase of maximum likelihood alone; set 1"
         )
@@ -445,6 +457,18 @@ def _check_generator(phase: Phase, where: str) -> None:
             f"{where}.baseline: 'prefix' needs the values of prefixes, which rollouts estimate; "
             "set position or group"
         )
+    if update.values == "actions":
+        for option, only in (
+            ("baseline", "position"),
+            ("normalise", "none"),
+            ("reuse", 1),
+            ("feature_matching", 0.0),
+        ):
+            if getattr(update, option) != only:
+                raise UserError(
+                    f"{where}.{option}: {getattr(update, option)!r} is for the values of drawn "
+                    f"tokens, and 'actions' has those of all; set {only!r}"
+                )
     if (update.baseline == "group") != (update.group_size > 1):
         raise UserError(
             f"{where}.group_size: {update.group_size} with the baseline '{update.baseline}'; set "
@@ -486,6 +510,8 @@ def _check_discriminator(phase: Phase, where: str) -> None:
     for option in ("smoothing", "smoothing_generated"):
         if not 0 <= getattr(update, option) <= 1:
             raise UserError(f"{where}.{option}: {getattr(update, option)} is no label; set 0 to 1")
+    if not any(map(update.has, ("classification", "mle"))):
+        raise UserError(f"{where}: no loss has a weight; set classification or mle")
     if not update.band:
         return
     if len(update.band) != 2 or not 0 <= update.band[0] <= update.band[1] <= 1:

@@ -16,6 +16,7 @@ import optax
 from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.core import beam, losses, rewards, rollout, sampling
 from seqgan_jax.models.interface import Discriminator, Generator
+from seqgan_jax.models.ratio_discriminator import OPPONENT
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
 from seqgan_jax.training.state import (
     Network,
@@ -49,6 +50,29 @@ class Written(NamedTuple):
     mask: chex.Array
     log_probs: chex.Array
     scores: chex.Array
+
+
+class _Judged(NamedTuple):
+    """What a discriminator of M members finds of N sequences in training.
+
+    Attributes:
+      whole: logits of whole sequences, [M N].
+      dense: those of all prefixes, [M N, T], where a loss has them.
+      log_likelihood: of each token by its language models, [M N, T], likewise.
+      penalty: its regulariser.
+    """
+
+    whole: chex.Array
+    dense: chex.Array | None
+    log_likelihood: chex.Array | None
+    penalty: chex.Array
+
+
+def _facing(generator: Any, discriminator: Any) -> Any:
+    """The discriminator's parameters with the generator's in them, where it reads those."""
+    if OPPONENT not in discriminator:
+        return discriminator
+    return discriminator | {OPPONENT: copy(generator)}
 
 
 class Steps:
@@ -139,7 +163,9 @@ class Steps:
             phase_step=jnp.zeros((), jnp.int32),
             key=jax.random.key_data(jax.random.fold_in(key, 1)),
             generator=Network(generator, self.optimizer.init(generator)),
-            discriminator=Network(discriminator, self.optimizer.init(discriminator)),
+            discriminator=Network(
+                _facing(generator, discriminator), self.optimizer.init(discriminator)
+            ),
             rollout=copy(generator),
             baseline=jnp.zeros((self.length,)),
             pool=jnp.zeros((self.pool, self.length), jnp.int32) if self.pool else None,
@@ -173,6 +199,7 @@ class Steps:
         params = copy(state.discriminator.params)
         if phase.transfer:
             params = transfer(state.generator.params, params)
+        params = _facing(state.generator.params, params)
         networks = {
             "generator": state.generator,
             "discriminator": state.discriminator.replace(params=params),
@@ -235,18 +262,13 @@ class Steps:
                 state, *pooled = self._from_pool(state, batch, key, update, turn)
 
             def learn():
-                fake = (
-                    pooled
-                    or self._sample(
-                        state.generator.params,
-                        batch,
-                        key,
-                        jnp.arange(len(batch["example_id"])),
-                        sampling.Truncation(),
-                        (),
+                fake = pooled
+                if not fake and update.has("classification"):
+                    rows = jnp.arange(len(batch["example_id"]))
+                    fake = self._sample(
+                        state.generator.params, batch, key, rows, sampling.Truncation(), ()
                     )[:2]
-                )
-                return self._update_discriminator(state, batch, key, phase, rate, *fake)
+                return self._update_discriminator(state, batch, key, phase, rate, fake)
 
             if update.band:
                 state, metrics = self._if_in_turn(state, learn)
@@ -342,13 +364,24 @@ class Steps:
         update, samples, metrics, old = phase.generator, None, {}, state
         done = state.phase_step / max(phase.steps, 1)
         if update.has("policy_gradient"):
-            estimate = self._search if update.values == "rollout" else self._dense_values
+            estimate = {
+                "rollout": self._search,
+                "dense": self._dense_values,
+                "actions": self._action_values,
+            }[update.values]
             z, sample, values = estimate(state, batch, key, update, done)
             mask = sample.mask * jnp.repeat(batch["weight"], update.group_size)[:, None]
-            samples = z, sample, self._advantages(state, values, sample.mask, mask, update)
-            metrics["reward"] = losses.weighted_mean(values, mask)
-            baseline = rewards.update_baseline(state.baseline, values, mask, update.baseline_decay)
-            state = state.replace(baseline=baseline)
+            if update.values == "actions":
+                samples = z, sample, values
+                drawn = jnp.take_along_axis(values, sample.tokens[..., None], axis=-1)[..., 0]
+                metrics["reward"] = losses.weighted_mean(drawn, mask)
+            else:
+                samples = z, sample, self._advantages(state, values, sample.mask, mask, update)
+                metrics["reward"] = losses.weighted_mean(values, mask)
+                baseline = rewards.update_baseline(
+                    state.baseline, values, mask, update.baseline_decay
+                )
+                state = state.replace(baseline=baseline)
 
         def descend(network, key):
             def loss_of(params):
@@ -375,7 +408,11 @@ class Steps:
             generator, (sound, found) = jax.lax.scan(descend, state.generator, keys)
             sound, found = sound.all(), jax.tree.map(lambda x: x.mean(0), found)
         metrics |= found
-        state = state.replace(generator=generator)
+        judge = state.discriminator
+        state = state.replace(
+            generator=generator,
+            discriminator=judge.replace(params=_facing(generator.params, judge.params)),
+        )
         if update.has("policy_gradient") and update.values == "rollout":
             slow = lambda old, new: update.rollout_decay * old + (1 - update.rollout_decay) * new
             rollout = jax.tree.map(slow, state.rollout, generator.params)
@@ -488,20 +525,27 @@ class Steps:
         u, kernel, bias = projected(params)
         weight = update.weight("policy_gradient", done)
         bonus = update.weight("entropy", done)
-        linear = weight * advantages * share if update.reuse == 1 else jnp.zeros_like(share)
-        found = _log_likelihood(
-            (u, kernel, bias),
-            sample.tokens,
-            linear,
-            bonus * share if update.has("entropy") else None,
-        )
-        # The gradient of both terms is that of `value`, their sum.
-        entropy = jax.lax.stop_gradient(jnp.vdot(share, found.entropy.reshape(share.shape)))
-        gained = bonus * entropy
-        terms = {"policy_gradient": gained - found.value}
-        if update.has("entropy"):
-            terms["entropy"] = -gained
         flat = lambda x: x.reshape(-1, x.shape[-1])
+        if update.values == "actions":
+            expected, entropies = losses.expected_reward(u @ kernel + bias, advantages)
+            entropy = jnp.vdot(share, entropies)
+            terms = {"policy_gradient": -weight * jnp.vdot(share, expected)}
+            if update.has("entropy"):
+                terms["entropy"] = -bonus * entropy
+        else:
+            linear = weight * advantages * share if update.reuse == 1 else jnp.zeros_like(share)
+            found = _log_likelihood(
+                (u, kernel, bias),
+                sample.tokens,
+                linear,
+                bonus * share if update.has("entropy") else None,
+            )
+            # The gradient of both terms is that of `value`, their sum.
+            entropy = jax.lax.stop_gradient(jnp.vdot(share, found.entropy.reshape(share.shape)))
+            gained = bonus * entropy
+            terms = {"policy_gradient": gained - found.value}
+            if update.has("entropy"):
+                terms["entropy"] = -gained
         if update.reuse > 1:
             log_probs = losses.projected_log_probs(flat(u), kernel, bias, sample.tokens.reshape(-1))
             each = jax.vmap(losses.clipped_policy_gradient, (0, 0, 0, 0, None))(
@@ -633,6 +677,21 @@ class Steps:
             values -= weight * far[:, None] * sample.mask  # all tokens have led to it
         return z, sample, values
 
+    def _action_values(self, state: TrainState, batch, key, update: GeneratorUpdate, done):
+        """As `_search`, the reward of each token that might have been drawn: [B G, T, V]."""
+        del done
+        rows = jnp.arange(len(batch["example_id"]) * update.group_size)
+        example = jnp.repeat(batch["example_id"], update.group_size)
+        z = self._noise(jax.random.fold_in(key, NOISE), example, rows)
+        sample = self._sample(state.generator.params, batch, key, rows, sampling.Truncation(), ())
+        judge = lambda method, *args: self._call(
+            self.discriminator, state.discriminator.params, method, *args
+        )
+        memory = judge("encode", batch["source"], batch["source_mask"])
+        logits = judge("action_logits", memory, sample.tokens)
+        clipped = jnp.clip(logits, -update.reward_clip, update.reward_clip)
+        return z, sample, rewards.REWARDS[update.reward](clipped)
+
     def _allowed(self, logits):
         """Padding and start tokens are never written: logits or the output's bias, [..., V]."""
         never = self._never()
@@ -653,7 +712,7 @@ class Steps:
                 batch["target"],
                 batch["mask"],
             )["params"]
-            return Network(params, self.optimizer.init(params))
+            return Network(_facing(state.generator.params, params), self.optimizer.init(params))
 
         return state.replace(discriminator=jax.lax.cond(due, draw, lambda: state.discriminator))
 
@@ -692,14 +751,17 @@ class Steps:
         ends = tokens == self.vocabulary.eos
         return (jnp.cumsum(ends, axis=1) - ends == 0).astype(jnp.float32)
 
-    def _update_discriminator(self, state, batch, key, phase: Phase, rate, fake, fake_mask):
+    def _update_discriminator(self, state, batch, key, phase: Phase, rate, fake):
         update = phase.discriminator
         done = state.phase_step / max(phase.steps, 1)
         # Lanes of one source: its real sequence, a generated one, another example's real one.
-        tokens = [batch["target"], fake]
-        masks = [batch["mask"], fake_mask]
-        labels = [update.smoothing, update.smoothing_generated]
-        weights = [batch["weight"], batch["weight"]]
+        tokens, masks = [batch["target"]], [batch["mask"]]
+        labels, weights = [update.smoothing], [batch["weight"]]
+        if fake:
+            for many, one in zip((tokens, masks), fake, strict=True):
+                many.append(one)
+            labels.append(update.smoothing_generated)
+            weights.append(batch["weight"])
         if update.has("mismatch"):
             tokens.append(jnp.roll(batch["target"], 1, axis=0))
             masks.append(jnp.roll(batch["mask"], 1, axis=0))
@@ -712,19 +774,26 @@ class Steps:
         lanes = (-1, self.length)
 
         def loss_of(params):
-            whole, dense, penalty = self._judge_lanes(
-                params, batch, tokens.reshape(lanes), mask.reshape(lanes), key, update.per_step > 0
+            judged = self._judge_lanes(
+                params, batch, tokens.reshape(lanes), mask.reshape(lanes), key, update
             )
             # A discriminator of several members gives one logit by each: a loss for each of them.
-            final = whole.reshape(-1, *weights.shape)
+            final = judged.whole.reshape(-1, *weights.shape)
             mean = jax.vmap(losses.weighted_mean, (0, None))
-            loss = mean(losses.binary_cross_entropy(final, labels), weights).mean()
-            terms = {"sequence": (1 - update.per_step) * loss, "regulariser": penalty}
-            if update.per_step:
-                prefixes = dense.reshape(-1, *mask.shape)
+            terms = {"regulariser": judged.penalty}
+            weight = update.weight("classification", done)
+            if update.has("classification"):
+                loss = mean(losses.binary_cross_entropy(final, labels), weights).mean()
+                terms["sequence"] = weight * (1 - update.per_step) * loss
+            if update.has("classification") and update.per_step:
+                prefixes = judged.dense.reshape(-1, *mask.shape)
                 element = losses.binary_cross_entropy(prefixes, labels[:, None])
                 steps = mean(element, mask * weights[:, :, None]).mean()
-                terms["per_step"] = update.per_step * steps
+                terms["per_step"] = weight * update.per_step * steps
+            if update.has("mle"):
+                real = judged.log_likelihood.reshape(-1, *mask.shape)[:, :, 0]
+                found = mean(real, mask[:, 0] * batch["weight"][:, None]).mean()
+                terms["mle"] = -update.weight("mle", done) * found
             if update.has("gradient_penalty"):
                 slope = self._squared_slope(params, batch)
                 terms["gradient_penalty"] = update.weight("gradient_penalty", done) * slope
@@ -738,8 +807,9 @@ class Steps:
             **figures,
             **{f"loss_{name}": term for name, term in terms.items()},
             "accuracy_real": losses.weighted_mean(final[:, 0] > 0, weight),
-            "accuracy_generated": losses.weighted_mean(final[:, 1] < 0, weight),
         }
+        if fake:
+            metrics["accuracy_generated"] = losses.weighted_mean(final[:, 1] < 0, weight)
         if update.has("mismatch"):
             metrics["accuracy_mismatched"] = losses.weighted_mean(final[:, 2] < 0, weights[:, 2])
         new = state.replace(discriminator=discriminator)
@@ -768,18 +838,23 @@ class Steps:
         slopes = jax.grad(total)(rows).reshape(len(tokens), -1)
         return 0.5 * losses.weighted_mean(jnp.square(slopes).sum(-1), batch["weight"])
 
-    def _judge_lanes(self, params, batch, tokens, mask, key, dense):
-        """R sequences a source: logits [M B R], those of all prefixes if `dense`, the penalty."""
+    def _judge_lanes(self, params, batch, tokens, mask, key, update: DiscriminatorUpdate):
+        """What a loss of R sequences a source reads, [B R, T] -> `_Judged`."""
+        has_mle = update.has("mle")
 
         def forward(module, source, source_mask, tokens, mask):
             memory = module.encode(source, source_mask, train=True)
-            if not dense:
+            if not (update.per_step or has_mle):
                 whole = module.sequence_score(memory, tokens, mask, train=True)
-                return whole, None, module.regulariser()
+                return _Judged(whole, None, None, module.regulariser())
             features = module.features(memory, tokens, train=True)
             mask = jnp.tile(mask, (len(features) // len(mask), 1))
-            whole = module.readout(features, mask)
-            return whole, module.dense_readout(features, mask), module.regulariser()
+            return _Judged(
+                module.readout(features, mask),
+                module.dense_readout(features, mask) if update.per_step else None,
+                module.log_likelihood(features) if has_mle else None,
+                module.regulariser(),
+            )
 
         return self.discriminator.apply(
             {"params": params},

@@ -132,6 +132,13 @@ def test_discrimination_counts_each_image_once():
         assert figure.n == 7
     accuracy = found["discriminator_accuracy"]
     assert accuracy.value == pytest.approx((np.mean(real) + np.mean(generated)) / 2)
+    # The judge's logit is 1 or -1; the loss of a written one is -log(1 - its score).
+    right, wrong = np.log1p(np.exp([-1.0, 1.0]))
+    losses = [share * right + (1 - share) * wrong for share in real]
+    others = [np.mean(-np.log1p(-sample.scores)) for sample in samples]
+    found_loss = found["discriminator_loss"]
+    assert found_loss.value == pytest.approx((np.mean(losses) + np.mean(others)) / 2)
+    assert found_loss.unit == "nats"
     variance = (np.var(real, ddof=1) + np.var(generated, ddof=1)) / 7
     assert accuracy.stderr == pytest.approx(np.sqrt(variance) / 2)
     order = [held_out._derangement(b["example_id"]) for b in batches]

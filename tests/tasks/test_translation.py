@@ -171,8 +171,9 @@ def test_a_corpus_with_one_vocabulary(corpus, tmp_path):
 
 def test_pairs_of_unfit_lengths_are_left_out_and_told(corpus, tmp_path):
     limits = {"codec.max_length": 5, "data.max_ratio": 1.0}
-    with pytest.raises(UserError, match=r"no training pair is within config\.codec.max_length"):
-        task_of(tmp_path / "a", **WORDS | limits | {"data.path": str(corpus)})[0].splits
+    task, _ = task_of(tmp_path / "a", **WORDS | limits | {"data.path": str(corpus)})
+    with pytest.raises(UserError, match=r"no training pair is within config\.codec\.max_length"):
+        task.split("train")
     with open(corpus / "train.en", "a") as file:
         file.write("a b c d e f g h\na\n")
     with open(corpus / "train.de", "a") as file:
@@ -311,12 +312,12 @@ def test_samples_and_attention_are_drawn(phrases, tmp_path):
     assert [row["translation"] for row in rows] == ["vier", "fünf"]
     with Image.open(tmp_path / "s" / "attention.png") as image:
         np.testing.assert_array_equal(np.asarray(image), drawn["attention"])
-        # 0.4 inches a token at 100 dots, in margins of 1.5 inches; the ends are tokens too.
+        # 0.4 inches a token at 100 dots, the end too, beside labels of 1.5 and a margin of 0.3.
         tokens = [
             len(phrases.source_codec.encode(pairs[0].source)),
             len(phrases.codec.encode("vier")),
         ]
-        assert image.size == tuple(300 + 40 * count for count in tokens)
+        assert image.size == tuple(180 + 40 * count for count in tokens)
     assert phrases.illustrate(tmp_path / "t", "validation", samples, None) == {}
 
 
