@@ -228,6 +228,8 @@ def discriminator_update(**overrides) -> ml_collections.ConfigDict:
     config.learning_rate = 1e-3
     config.warmup = 0
     config.decay = 0.0
+    config.classification = 1.0
+    config.mle = 0.0
     config.smoothing = 0.9
     config.smoothing_generated = 0.0
     config.mismatch = 0.5

@@ -203,8 +203,9 @@ def _check_without_sources(phases: Sequence[schedule.Phase]) -> None:
     """Refuses losses that need sources."""
     for phase in phases:
         where = f"config.phases.{phase.name}"
-        if phase.generator and phase.generator.words:
-            raise UserError(f"{where}.generator.words: this task has no sources; set 0")
+        for option in ("words", "guided_attention"):
+            if phase.generator and phase.generator.has(option):
+                raise UserError(f"{where}.generator.{option}: this task has no sources; set 0")
         if phase.discriminator and phase.discriminator.mismatch:
             raise UserError(f"{where}.discriminator.mismatch: this task has no sources; set 0")
 

@@ -313,6 +313,30 @@ def expected_reward(logits: chex.Array, values: chex.Array) -> tuple[chex.Array,
     return possible(values), -possible(jnp.where(probs > 0, log_probs, 0.0))
 
 
+def guided_attention(
+    weights: chex.Array, mask: chex.Array, source_mask: chex.Array, width: float = 0.2
+) -> chex.Array:
+    """How far attention is from going through the source at an even pace, 0 to 1, for a sequence.
+
+    Tachibana et al. (2017), arXiv:1710.08969, eq. 5 and 6: (1 / T) sum_t sum_s A_ts W_ts with
+    W_ts = 1 - exp(-(s / S - t / T)^2 / (2 g^2)), of S real positions and T real tokens. Where they
+    take the mean over s too, this is the sum, since a step's weights add up to 1: so it doesn't
+    depend on the source's length.
+
+    Args:
+      weights: A, [T, S], the weights of each step.
+      mask: [T], 1 for the first, real tokens.
+      source_mask: [S], likewise.
+      width: g.
+    """
+    chex.assert_rank([weights, mask, source_mask], [2, 1, 1])
+    chex.assert_shape(weights, (*mask.shape, *source_mask.shape))
+    tokens, positions = jnp.maximum(mask.sum(), 1.0), jnp.maximum(source_mask.sum(), 1.0)
+    source, target = jnp.arange(len(source_mask)) / positions, jnp.arange(len(mask)) / tokens
+    away = 1 - jnp.exp(-jnp.square(source[None] - target[:, None]) / (2 * width**2))
+    return jnp.sum(weights * away * mask[:, None] * source_mask[None]) / tokens
+
+
 def entropy(logits: chex.Array, mask: chex.Array) -> chex.Array:
     """sum_t m_t H(G(. | prefix_t)), in nats for the sequence: logits [T, V], mask [T]."""
     chex.assert_rank([logits, mask], [2, 1])

@@ -39,6 +39,7 @@ def action_values(
     example_id: chex.Array,
     num_rollouts: int,
     chunk: int,
+    every: int = 1,
     shares: bool = False,
     eos: int | None = None,
     pad: int | None = None,
@@ -63,6 +64,9 @@ def action_values(
       example_id: [B], integers.
       num_rollouts: N, completions for each prefix.
       chunk: how many prefixes complete together; bounds memory.
+      every: n, completes the prefixes of lengths 1, 1 + n, 1 + 2 n, ... alone, which costs a
+        share of 1 / n; between them, and between the last of them and the whole sequence, values
+        are linear in the length.
       shares: whether `readout` also takes `shared` and `lanes`, both static: how many first steps
         are alike in the `lanes` completions of a source. It is compiled for each chunk then.
       eos: the end token, or None where all sequences have length T.
@@ -74,10 +78,11 @@ def action_values(
     chex.assert_equal_shape([tokens, mask])
     chex.assert_equal_shape_prefix([tokens, features], 2)
     batch, length = tokens.shape
-    chunk = max(1, min(chunk, length - 1))
+    rolled_out = -(-(length - 1) // every)
+    chunk = max(1, min(chunk, rolled_out))
     lanes_per_source = chunk * num_rollouts
-    chunks = -(-(length - 1) // chunk)
-    prefix_lengths = 1 + jnp.arange(chunks * chunk).reshape(chunks, chunk)
+    chunks = -(-rolled_out // chunk)
+    prefix_lengths = 1 + every * jnp.arange(chunks * chunk).reshape(chunks, chunk)
 
     def repeat(leaf):
         """[chunk, B, ...] -> [B * chunk * N, ...]."""
@@ -121,7 +126,7 @@ def action_values(
         if not shares:
             return readout(whole, whole_mask)
         branches = [
-            functools.partial(readout, shared=1 + i * chunk, lanes=lanes_per_source)
+            functools.partial(readout, shared=1 + i * chunk * every, lanes=lanes_per_source)
             for i in range(chunks)
         ]
         return jax.lax.switch(index, branches, whole, whole_mask)
@@ -147,8 +152,24 @@ def action_values(
         return scores.reshape(batch, chunk, num_rollouts).mean(-1)
 
     values = jax.lax.map(values_of, (jnp.arange(chunks), prefix_lengths))  # [chunks, B, chunk]
-    values = jnp.swapaxes(values, 0, 1).reshape(batch, -1)[:, : length - 1]
-    values = jnp.pad(values, ((0, 0), (0, 1)))
+    values = jnp.swapaxes(values, 0, 1).reshape(batch, -1)[:, :rolled_out]
     final = readout(features, mask)
+    if every > 1:
+        values = _between(values, final, mask, every)
+    else:
+        values = jnp.pad(values, ((0, 0), (0, 1)))
     is_last = jnp.arange(length) == mask.sum(-1, keepdims=True) - 1
     return jnp.where(is_last, final[:, None], values) * mask
+
+
+def _between(values, final, mask, every):
+    """Values of the prefixes 1, 1 + n, ... [B, A] and of whole sequences [B] -> [B, T]."""
+    prefix = 1 + jnp.arange(mask.shape[1])
+    whole = mask.sum(-1, keepdims=True)
+    before = (prefix - 1) // every
+    reached = jnp.minimum(1 + every * (before + 1), whole)
+    known = jnp.pad(values, ((0, 0), (0, 2)))  # of prefixes that no sequence goes on from
+    after = jnp.where(reached < whole, known[:, before + 1], final[:, None])
+    steps = reached - (1 + every * before)
+    share = (prefix - 1 - every * before) / jnp.maximum(steps, 1)
+    return known[:, before] + share * (after - known[:, before])

@@ -1,6 +1,6 @@
-"""A judge that never saw the generator: a fresh classifier of real against generated sequences."""
+"""Judges that never saw the generator: of real against generated sequences, and of spoken words."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import optax
 from scipy.stats import rankdata
 
 from seqgan_jax.core import losses, text_cnn
+from seqgan_jax.evaluation import speech
 from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.training.fit import fit
 
@@ -207,3 +208,157 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> Metric:
     if min(n, m) > 1:
         stderr = float(np.sqrt(below.var(ddof=1) / n + above.var(ddof=1) / m))
     return Metric(float(below.mean()), stderr, n + m, "0-1")
+
+
+# Spoken words
+
+_STRIDE = 4  # frames of 10 ms in a step of the recogniser
+_HEARD = 64  # recordings heard at once
+_NOISE = 0.3  # standard deviation, in nats, of what is added to every band of a frame in training
+_SHIFT = 2  # bands by which recordings are moved up or down at most in training
+
+
+class WordRecogniser:
+    """Names the words of recordings: log-mel bands, convolutions, best path of CTC.
+
+    Attributes:
+      words: those that it knows.
+    """
+
+    def __init__(self, words: Sequence[str], params, sample_rate: int):
+        """`params` as `fit` finds them."""
+        self.words = tuple(words)
+        self.params = params
+        self._sample_rate = sample_rate
+        network = Recogniser(len(self.words) + 1)
+        self._apply = jax.jit(lambda params, *batch: network.apply(params, *batch, train=False))
+
+    @classmethod
+    def initial_params(cls, words: Sequence[str], seed: int):
+        """Random parameters, for their structure too."""
+        frames = jnp.zeros((1, _STRIDE, speech.BANDS))
+        mask = jnp.ones((1, _STRIDE))
+        network = Recogniser(len(words) + 1)
+        return network.init(jax.random.key(seed), frames, mask, train=False)
+
+    @classmethod
+    def fit(
+        cls,
+        recordings: Sequence[np.ndarray],
+        phrases: Sequence[Sequence[str]],
+        sample_rate: int,
+        *,
+        seed: int,
+        steps: int,
+        progress: Callable[[range], Iterable[int]] = iter,
+    ) -> "WordRecogniser":
+        """Learns from real recordings of known phrases, no pauses between words needed.
+
+        Minimises the loss of connectionist temporal classification (Graves et al., 2006). So that
+        it doesn't depend on what a voice or a vocoder adds, bands get noise and recordings are
+        moved up or down by a few bands.
+
+        Args:
+          recordings: float32 [samples] each.
+          phrases: the words of each.
+          sample_rate: Hz.
+          seed: of the parameters, the order and the noise.
+          steps: updates, of 32 recordings.
+          progress: see `training.fit`.
+        """
+        words = tuple(sorted({word for phrase in phrases for word in phrase}))
+        number = {word: i for i, word in enumerate(words, start=1)}  # 0 is the blank
+        frames, mask = _frames(recordings, sample_rate)
+        longest = max(map(len, phrases))
+        labels = np.zeros((len(phrases), longest), np.int32)
+        for row, phrase in enumerate(phrases):
+            labels[row, : len(phrase)] = [number[word] for word in phrase]
+        rows = {"frames": frames, "mask": mask, "labels": labels}
+        network = Recogniser(len(words) + 1)
+
+        def loss(params, batch, key):
+            keys = jax.random.split(key, 3)
+            shift = jax.random.randint(keys[0], (len(batch["labels"]),), -_SHIFT, _SHIFT + 1)
+            bands = jnp.clip(jnp.arange(speech.BANDS) + shift[:, None], 0, speech.BANDS - 1)
+            heard = jnp.take_along_axis(batch["frames"], bands[:, None], axis=2)
+            heard += _NOISE * jax.random.normal(keys[1], heard.shape)
+            logits, heard_mask = network.apply(
+                params, heard, batch["mask"], train=True, rngs={"dropout": keys[2]}
+            )
+            labels = batch["labels"]
+            each = optax.ctc_loss(logits, 1 - heard_mask, labels, (labels == 0).astype(jnp.float32))
+            return each.mean(), None
+
+        rng = np.random.default_rng(seed)
+        size = min(32, len(phrases))
+
+        def batches():
+            while True:
+                order = rng.permutation(len(phrases))
+                for start in range(0, len(order) - size + 1, size):
+                    chosen = order[start : start + size]
+                    yield {name: x[chosen] for name, x in rows.items()}
+
+        rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, max(steps // 10, 1), max(steps, 2))
+        params = fit(
+            loss,
+            cls.initial_params(words, seed),
+            batches(),
+            steps=steps,
+            optimizer=optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(rate)),
+            seed=seed,
+            progress=progress,
+        )
+        return cls(words, params, sample_rate)
+
+    def __call__(self, recordings: Sequence[np.ndarray]) -> list[tuple[str, ...]]:
+        """The words heard in each recording; none in one of no length."""
+        heard = []
+        for start in range(0, len(recordings), _HEARD):
+            part = list(recordings[start : start + _HEARD])
+            filled = part + [np.zeros(0, np.float32)] * (_HEARD - len(part))
+            frames, mask = _frames(filled, self._sample_rate)
+            logits, steps = self._apply(self.params, frames, mask)
+            best = np.where(np.asarray(steps) > 0, np.asarray(logits).argmax(-1), 0)
+            heard += [self._read(row) for row in best[: len(part)]]
+        return heard
+
+    def _read(self, best: np.ndarray) -> tuple[str, ...]:
+        """The best path without repetitions and blanks."""
+        new = np.append(True, best[1:] != best[:-1])
+        return tuple(self.words[i - 1] for i in best[new & (best > 0)])
+
+
+class Recogniser(nn.Module):
+    """Convolutions over log-mel frames with layer normalisation, four frames to a step.
+
+    (frames [B, T, bands], mask [B, T]) -> (logits [B, T / 4, outputs], their mask [B, T / 4]).
+    """
+
+    outputs: int
+    size: int = 96
+
+    @nn.compact
+    def __call__(self, frames, mask, *, train):
+        x = frames * mask[..., None]
+        for stride in (2, 2, 1, 1):
+            mask = mask[:, ::stride]
+            y = nn.relu(nn.LayerNorm()(nn.Conv(self.size, (5,), (stride,))(x)))
+            x = (y if stride > 1 else x + y) * mask[..., None]
+        x = nn.Dropout(0.2)(x, deterministic=not train)
+        return nn.Dense(self.outputs)(x), mask
+
+
+def _frames(recordings: Sequence[np.ndarray], sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Log-mel bands less their mean over the recording, [B, T, bands], and their mask [B, T].
+
+    T is a multiple of a step and of half a second, so that few lengths are compiled.
+    """
+    bands = [speech.log_bands(audio, sample_rate) for audio in recordings]
+    longest = max(map(len, bands))
+    length = max(1, -(-longest // (13 * _STRIDE))) * 13 * _STRIDE
+    frames = np.zeros((len(bands), length, speech.BANDS), np.float32)
+    for row, found in enumerate(bands):
+        if len(found):
+            frames[row, : len(found)] = found - found.mean()
+    return frames, (np.arange(length) < [[len(x)] for x in bands]).astype(np.float32)

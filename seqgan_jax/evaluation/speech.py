@@ -1,4 +1,4 @@
-"""How far speech is from other speech: spectra, cepstra under time warping, durations.
+"""How far speech is from other speech: spectra, cepstra under time warping, durations, words.
 
 All figures are computed from waveforms by an analysis of their own, so that codecs of any
 resolution compare. Loudness counts in the log-spectral distance alone.
@@ -12,6 +12,7 @@ import scipy.fft
 from seqgan_jax.codecs.mel import Analysis, frames_of
 from seqgan_jax.evaluation.report import Metric
 
+BANDS = 40
 CEPSTRA = 13
 FLOOR_DB = -60.0  # below the loudest band of a recording
 _DB = 20 / np.log(10)  # a natural logarithm of an amplitude in decibels
@@ -24,7 +25,7 @@ def analysis(sample_rate: int) -> Analysis:
         sample_rate=sample_rate,
         hop=hop,
         window=4 * hop,
-        bands=40,
+        bands=BANDS,
         fmin=60.0,
         fmax=min(7600.0, 0.475 * sample_rate),
         floor_db=-120.0,
@@ -175,5 +176,66 @@ def codec_quality(
         "mel_cepstral_distortion": Metric.mean((in_step(a, b) for a, b in pairs), "dB"),
         "log_spectral_distance": Metric.mean(
             (log_spectral_distance(a, b, sample_rate) for a, b in pairs), "dB"
+        ),
+    }
+
+
+def word_errors(heard: Sequence[str], said: Sequence[str]) -> int:
+    """The fewest insertions, deletions and replacements of words that make one the other."""
+    row = list(range(len(said) + 1))
+    for i, word in enumerate(heard, start=1):
+        corner, row[0] = row[0], i
+        for j, wanted in enumerate(said, start=1):
+            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (word != wanted))
+    return row[-1]
+
+
+def recognition(
+    heard: Sequence[Sequence[str]], said: Sequence[Sequence[str]]
+) -> dict[str, Metric]:
+    """What a recogniser hears in recordings, against what they should say.
+
+    - `phrases_recognised`: share of phrases of which every word is heard, and no other.
+    - `words_recognised`: 1 - errors / words over all phrases, the errors being the fewest
+      insertions, deletions and replacements; below 0 where there are more of them than words.
+
+    Args:
+      heard, said: the words of each phrase; what is said is never empty.
+
+    Raises:
+      ValueError: the two lengths differ, or there is none.
+    """
+    if len(heard) != len(said) or not len(said):
+        raise ValueError(f"{len(heard)} phrases heard for {len(said)} said")
+    errors = np.array([word_errors(*pair) for pair in zip(heard, said, strict=True)], float)
+    words = np.array([len(phrase) for phrase in said], float)
+    share = errors.sum() / words.sum()
+    # Delta method for a ratio of means over independent phrases.
+    deviation = (errors - share * words) / words.mean()
+    stderr = float(deviation.std(ddof=1) / np.sqrt(len(words))) if len(words) > 1 else None
+    return {
+        "phrases_recognised": Metric.mean(errors == 0, "share"),
+        "words_recognised": Metric(float(1 - share), stderr, len(words), "share"),
+    }
+
+
+def diversity(samples: Sequence[Sequence[np.ndarray]], sample_rate: int) -> dict[str, Metric]:
+    """How different two recordings of one phrase are: means over phrases.
+
+    - `sample_distance`: their mel-cepstral distortion under dynamic time warping, dB; 0 for equal
+      ones. What a recogniser doesn't understand can be very diverse.
+    - `sample_duration_ratio`: |log| of the ratio of their durations.
+
+    Args:
+      samples: the first two of each phrase are compared; phrases of which one has no length are
+        left out.
+    """
+    pairs = [(a, b) for a, b, *_ in samples if len(a) and len(b)]
+    return {
+        "sample_distance": Metric.mean(
+            (mel_cepstral_distortion(a, b, sample_rate) for a, b in pairs), "dB"
+        ),
+        "sample_duration_ratio": Metric.mean(
+            (abs(np.log(len(a) / len(b))) for a, b in pairs), "log ratio"
         ),
     }

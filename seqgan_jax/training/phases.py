@@ -62,6 +62,8 @@ class GeneratorUpdate(Update):
     Attributes:
       mle: weight of the maximum-likelihood loss on real targets.
       words: weight of the loss of predicting which words the source's real targets use.
+      guided_attention: weight of the loss on attention, over the source, to real targets that
+        doesn't go forward at an even pace (`core.losses.guided_attention`).
       policy_gradient: weight of the policy-gradient loss on sampled sequences.
       entropy: weight of the entropy bonus on sampled sequences.
       kl: weight of the divergence from the generator as it was at the phase's start, on sampled
@@ -79,6 +81,7 @@ class GeneratorUpdate(Update):
       reward_clip: the largest magnitude of a logit in the values 'dense' and 'actions'.
       num_rollouts: N, completions of each prefix.
       rollout_chunk: how many prefixes complete together; bounds memory.
+      rollout_every: n, completes every n-th prefix; values between them are interpolated.
       rollout_decay: how much of the rollout policy stays at an update.
       baseline: what is subtracted from a token's action value: 'position', a moving average for
         each position; 'prefix', the value of the prefix that the token was added to, which the
@@ -95,6 +98,7 @@ class GeneratorUpdate(Update):
 
     mle: float = 0.0
     words: float = 0.0
+    guided_attention: float = 0.0
     policy_gradient: float = 0.0
     entropy: float = 0.0
     kl: float = 0.0
@@ -105,6 +109,7 @@ class GeneratorUpdate(Update):
     reward_clip: float = 2.0
     num_rollouts: int = 4
     rollout_chunk: int = 4
+    rollout_every: int = 1
     rollout_decay: float = 0.8
     baseline: str = "prefix"
     baseline_decay: float = 0.9
@@ -480,9 +485,14 @@ def _check_generator(phase: Phase, where: str) -> None:
         raise UserError(f"{where}.reward_clip: {update.reward_clip} must be above 0")
     if not 0 < update.clip_ratio < 1:
         raise UserError(f"{where}.clip_ratio: {update.clip_ratio} is out of range; set 0 to 1")
-    for option in ("num_rollouts", "reuse"):
+    for option in ("num_rollouts", "rollout_every", "reuse"):
         if getattr(update, option) < 1:
             raise UserError(f"{where}.{option}: must be 1 or more")
+    if update.has("guided_attention") and not update.has("mle"):
+        raise UserError(
+            f"{where}.guided_attention: is of the attention with which maximum likelihood reads "
+            "real targets; set mle too"
+        )
     if not any(map(update.has, ("mle", "words", "policy_gradient"))):
         raise UserError(f"{where}: no loss has a weight; set mle or policy_gradient")
     if not update.has("policy_gradient"):

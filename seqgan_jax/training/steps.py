@@ -452,10 +452,11 @@ class Steps:
         return rewards.NORMALISATIONS[update.normalise](values - baseline, mask)
 
     def _on_real(self, params, batch, key, update: GeneratorUpdate, done) -> dict[str, chex.Array]:
-        """The losses on real targets, with dropout: those of `mle` and `words` that have weights.
+        """The losses on real targets, with dropout: those that have weights.
 
         `mle` is the mean negative log-likelihood per token, one z a target; `words` the mean over
-        sources of the loss of predicting which words their targets use.
+        sources of the loss of predicting which words their targets use; `guided_attention` the mean
+        over targets of how far attention is from going forward.
         """
         target, sources = batch["target"], len(batch["example_id"])
         each = len(target) // sources
@@ -475,7 +476,7 @@ class Steps:
             jnp.repeat(batch["example_id"], each),
             jnp.arange(len(target)),
         )
-        projected, words = self.generator.apply(
+        (projected, words), kept = self.generator.apply(
             {"params": params},
             batch["source"],
             batch["source_mask"],
@@ -483,8 +484,19 @@ class Steps:
             self._inputs(target),
             method=forward,
             rngs={"dropout": jax.random.fold_in(key, DROPOUT)},
+            mutable=["intermediates"],
         )
         terms = {}
+        if update.has("guided_attention"):
+            weights = kept["intermediates"]["attention"][0].reshape(*target.shape, -1)
+            positions = batch["source_mask"]
+            if positions is None:
+                positions = jnp.ones((sources, weights.shape[-1]))
+            far = jax.vmap(losses.guided_attention)(
+                weights, batch["mask"], jnp.repeat(positions, each, axis=0)
+            )
+            mean = losses.weighted_mean(far, jnp.repeat(batch["weight"], each))
+            terms["guided_attention"] = update.weight("guided_attention", done) * mean
         if has_mle:
             mask = batch["mask"] * jnp.repeat(batch["weight"], each)[:, None]
             found = _log_likelihood(projected, target, mask / jnp.maximum(mask.sum(), 1.0))
@@ -640,6 +652,7 @@ class Steps:
             example_id=example * update.group_size + rows % update.group_size,
             num_rollouts=update.num_rollouts,
             chunk=update.rollout_chunk,
+            every=update.rollout_every,
             shares=theirs.shares,
             **self._special(),
         )

@@ -353,3 +353,30 @@ def test_expected_divergence_of_steps_is_that_of_sequences():
     steps = losses.projected_divergence(p, eye, zero, (q, eye, zero)).reshape(-1, length)
     found = np.exp(totals[0]) @ steps.sum(-1)
     np.testing.assert_allclose(found, scipy.stats.entropy(*np.exp(np.float64(totals))), rtol=1e-4)
+
+
+def test_expected_reward_equals_a_sum_over_actions():
+    rng = np.random.default_rng(8)
+    logits, values = rng.normal(size=(2, 3, 5)), rng.normal(size=(2, 3, 5))
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    reward, entropy = losses.expected_reward(jnp.array(logits), jnp.array(values))
+    np.testing.assert_allclose(reward, (probs * values).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(entropy, -(probs * np.log(probs)).sum(-1), rtol=1e-5)
+    # The gradient by a logit, in closed form: p_v (r_v - sum_u p_u r_u).
+    gradient = jax.grad(lambda x: losses.expected_reward(x, jnp.array(values))[0].sum())(
+        jnp.array(logits)
+    )
+    expected = probs * (values - (probs * values).sum(-1, keepdims=True))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_expected_reward_without_a_token():
+    """A token that can't be drawn counts for nothing, and leaves all gradients finite."""
+    logits, values = jnp.array([0.3, -jnp.inf, 1.2]), jnp.array([1.0, 100.0, -2.0])
+    both = lambda x: sum(losses.expected_reward(x, values))
+    kept = jnp.array([0, 2])
+    np.testing.assert_allclose(
+        both(logits), sum(losses.expected_reward(logits[kept], values[kept])), rtol=1e-6
+    )
+    gradient = jax.grad(both)(logits)
+    assert gradient[1] == 0 and np.isfinite(gradient).all()

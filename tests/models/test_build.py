@@ -13,6 +13,7 @@ from seqgan_jax.models import build
 from seqgan_jax.models.cnn_discriminator import CNNDiscriminator
 from seqgan_jax.models.encoders import BiLSTMEncoder, TransformerEncoder
 from seqgan_jax.models.generator import LSTMGenerator
+from seqgan_jax.models.ratio_discriminator import RatioDiscriminator
 from seqgan_jax.models.transformer import TransformerGenerator
 from seqgan_jax.models.window_discriminator import WindowDiscriminator
 
@@ -27,12 +28,20 @@ def oracle_config(variant):
 def test_a_kind_takes_its_own_options_and_leaves_those_of_others():
     config = oracle_config("default")
     built = build.discriminator(config, VOCABULARY)
+    assert isinstance(built, RatioDiscriminator)
+    assert (built.num_layers, built.members, built.vocabulary_size) == (1, 3, 9)
+    assert built.opponent == build.generator(config, VOCABULARY)
+    for name in config.phases.order:
+        config.phases[name].generator.values = "dense"
+        config.phases[name].discriminator.mle = 0.0
+    config.discriminator.kind = "window"
+    built = build.discriminator(config, VOCABULARY)
     assert isinstance(built, WindowDiscriminator)
-    assert (built.width, built.members, built.vocabulary_size) == (3, 2, 9)
-    config.discriminator.kind = "cnn"
+    assert (built.hidden_size, built.members) == (128, 3)
     for name in config.phases.order:
         config.phases[name].generator.values = "rollout"
         config.phases[name].discriminator.per_step = 0.0
+    config.discriminator.kind = "cnn"
     built = build.discriminator(config, VOCABULARY)
     assert isinstance(built, CNNDiscriminator)
     assert built.dropout == config.discriminator.dropout
@@ -47,6 +56,13 @@ def test_a_kind_takes_its_own_options_and_leaves_those_of_others():
             for option, value in (
                 ("phases.adversarial.generator.values", "dense"),
                 ("phases.pretrain_discriminator.discriminator.per_step", 0.5),
+            )
+        ),
+        *(
+            (option, value, f"config.{option}: the cnn discriminator has no language models; set")
+            for option, value in (
+                ("phases.adversarial.generator.values", "actions"),
+                ("phases.pretrain_discriminator.discriminator.mle", 1.0),
             )
         ),
     ],

@@ -4,11 +4,13 @@ import dataclasses
 import io
 import json
 import runpy
+import shutil
 import signal
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from rich.console import Console
@@ -201,12 +203,17 @@ def small(tmp_path_factory):
     """A run whose phases are of every kind; its compiled steps serve all loops below."""
     config = runpy.run_path(str(ROOT / "configs" / "oracle.py"))["get_config"]("smoke")
     config.generator.num_layers = 1
+    config.discriminator = ml_collections.ConfigDict(
+        {"kind": "window", "embedding_size": 4, "hidden_size": 8, "width": 2, "members": 1}
+    )
     config.oracle.update(vocabulary=9, size=3)
     config.data.update(length=4, train_size=8, validation_size=6, test_size=6)
     order = ("pretrain_generator", "pretrain_discriminator", "pretrain_adversarial")
     config.phases.order = (*order, "adversarial", "finetune", "calibrate")
     for name in config.phases.order[:-1]:
         config.phases[name].update(steps=6, batch_size=4, evaluate_every=2)
+        config.phases[name].generator.update(values="dense", baseline="position")
+        config.phases[name].discriminator.update(classification=1.0, mle=0.0, per_step=1.0)
     # Nothing improves by so much: the second evaluation after the first ends the phase.
     config.phases.pretrain_generator.update(steps=20)
     config.phases.pretrain_generator.stop.update(patience=2, min_change=100.0)
@@ -242,6 +249,7 @@ class Poisoned:
 def run_in(small, workdir, task=None, phases=None, **changes):
     """What a new process would do in a directory: its final state, and what it told."""
     workdir.mkdir(exist_ok=True)
+    shutil.copy(small.workdir / "config.json", workdir)
     guard = dataclasses.replace(small.loop.guard, **changes)
     told = io.StringIO()
     with Progress(console=Console(file=told, width=300)) as progress:
@@ -318,7 +326,7 @@ def test_turns_that_are_not_taken_have_no_figures(whole):
     for row in rows:
         assert ("discriminator/loss" in row) == (row["discriminator/turn"] == 1)
         assert 0 <= row["discriminator/held_out_accuracy"] <= 1
-        assert row["discriminator/turn"] or row["discriminator/held_out_accuracy"] > 0.5
+        assert row["discriminator/turn"] or row["discriminator/held_out_accuracy"] >= 0.5
 
 
 def test_a_phase_starts_from_the_checkpoint_that_it_names(small, whole):

@@ -56,7 +56,17 @@ def test_parse_takes_the_order(tiny_config):
         (
             {"adversarial.generator.values": "guess"},
             "config.phases.adversarial.generator.values: no values 'guess'; choose from rollout, "
-            "dense",
+            "dense, actions",
+        ),
+        (
+            {"adversarial.generator.values": "actions", "adversarial.generator.baseline": "prefix"},
+            "config.phases.adversarial.generator.baseline: 'prefix' is for the values of drawn "
+            "tokens, and 'actions' has those of all; set 'position'",
+        ),
+        (
+            {"adversarial.discriminator.classification": 0.0},
+            "config.phases.adversarial.discriminator: no loss has a weight; set classification or "
+            "mle",
         ),
         (
             {"adversarial.generator.values": "dense", "adversarial.generator.baseline": "prefix"},
