@@ -221,7 +221,7 @@ def _check_discriminator(
                 f"{where}.generator.feature_matching: the cnn discriminator has no features of "
                 "prefixes; set 0, or choose the lstm or window discriminator"
             )
-        reads_more = config.kind == "window" or config.get("likelihood", False)
+        reads_more = config.kind in ("window", "ratio") or config.get("likelihood", False)
         if phase.discriminator and phase.discriminator.has("gradient_penalty") and reads_more:
             raise UserError(
                 f"{where}.discriminator.gradient_penalty: needs a discriminator that reads tokens "
