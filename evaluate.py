@@ -29,6 +29,7 @@ BEAM_SIZE = flags.DEFINE_integer(
 RERANK = flags.DEFINE_integer(
     "rerank", 1, "Also judge the best of N times as many, by the discriminator.", lower_bound=1
 )
+REJECT = flags.DEFINE_bool("reject", False, "Also judge what the discriminator accepts.")
 LIMIT = flags.DEFINE_integer("limit", None, "Only so many sources.", lower_bound=2)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Sources at once.", lower_bound=2)
 SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal figures.")
@@ -67,6 +68,7 @@ def main(argv):
                 "num_noise": NUM_NOISE.value,
                 "beam_size": BEAM_SIZE.value,
                 "rerank": RERANK.value,
+                "reject": REJECT.value,
                 "limit": LIMIT.value,
                 "batch_size": BATCH_SIZE.value,
             },

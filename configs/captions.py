@@ -71,6 +71,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         "pretrain_discriminator",
         "adversarial",
         "finetune",
+        "calibrate",
     )
     # The image encoder learns which words belong where, at a tenth of a caption's cost.
     config.phases.pretrain_encoder = phase(
@@ -114,15 +115,17 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         generator=generator_update(**adversarial),
         discriminator=discriminator_update(learning_rate=3e-4),
     )
-    # Other phases that config.phases.order may name.
+    # Another phase that config.phases.order may name.
     config.phases.pretrain_adversarial = pretrain_adversarial(
         generator_update(learning_rate=1e-3, warmup=100, mle=1.0, policy_gradient=0.1),
         discriminator_update(learning_rate=3e-4, warmup=100),
         batch_size=32,
     )
-    config.phases.calibrate = phase(steps=1, select="quality_diversity", freeze="both")
+    config.phases.calibrate = calibrate()
 
     config.guard = guard()
+    config.rejection = rejection()
+    config.reward = reward()
 
     config.logging = ml_collections.ConfigDict()
     config.logging.every = 20
@@ -173,6 +176,27 @@ def pretrain_adversarial(generator, discriminator, **overrides) -> ml_collection
     config = phase(generator, discriminator, steps=10_000, evaluate_every=500)
     config.stop.update(metrics=("nll", "discriminator_loss"), patience=3, min_change=0.01)
     config.update(overrides)
+    return config
+
+
+def calibrate() -> ml_collections.ConfigDict:
+    """Both networks stay as the best checkpoint has them; what becomes better is sampling."""
+    return phase(steps=1, select="quality_diversity", start_from="best", freeze="both")
+
+
+def rejection() -> ml_collections.ConfigDict:
+    """How the discriminator chooses among what the generator draws."""
+    config = ml_collections.ConfigDict()
+    config.rate = 0.25
+    config.tries = 40
+    return config
+
+
+def reward() -> ml_collections.ConfigDict:
+    """A reward beside the discriminator's: none."""
+    config = ml_collections.ConfigDict()
+    config.function = ""
+    config.weight = 0.0
     return config
 
 

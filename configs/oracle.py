@@ -12,11 +12,14 @@ import ml_collections
 from ml_collections import config_dict
 
 from configs.captions import (
+    calibrate,
     discriminator_update,
     generator_update,
     guard,
     phase,
     pretrain_adversarial,
+    rejection,
+    reward,
 )
 
 # Updates that see each of the 10,000 training sequences once, 64 at a time.
@@ -71,6 +74,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         "pretrain_discriminator",
         "adversarial",
         "finetune",
+        "calibrate",
     )
     config.phases.pretrain_generator = phase(
         steps=16 * EPOCH,
@@ -119,14 +123,16 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         generator=generator_update(learning_rate=5e-5, **rewarded),
         discriminator=discriminator_update(**judged),
     )
-    # Other phases that config.phases.order may name.
+    # Another phase that config.phases.order may name.
     config.phases.pretrain_adversarial = pretrain_adversarial(
         generator_update(mle=1.0, warmup=EPOCH, **rewarded | {"policy_gradient": 0.1}),
         discriminator_update(**judged),
     )
-    config.phases.calibrate = phase(steps=1, select="quality_diversity", freeze="both")
+    config.phases.calibrate = calibrate()
 
     config.guard = guard()
+    config.rejection = rejection()
+    config.reward = reward()
 
     config.logging = ml_collections.ConfigDict()
     config.logging.every = 100

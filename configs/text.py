@@ -13,7 +13,15 @@ docs/your_own_data.md says what a file may hold.
 import ml_collections
 from ml_collections import config_dict
 
-from configs.captions import discriminator_update, generator_update, guard, phase
+from configs.captions import (
+    calibrate,
+    discriminator_update,
+    generator_update,
+    guard,
+    phase,
+    rejection,
+    reward,
+)
 
 
 def get_config(variant: str = "default") -> ml_collections.ConfigDict:
@@ -74,6 +82,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         "pretrain_discriminator",
         "adversarial",
         "finetune",
+        "calibrate",
     )
     config.phases.pretrain_generator = phase(
         steps=2000,
@@ -116,8 +125,11 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         generator=generator_update(**rewarded),
         discriminator=discriminator_update(**judged),
     )
+    config.phases.calibrate = calibrate()
 
     config.guard = guard()
+    config.rejection = rejection()
+    config.reward = reward()
 
     config.logging = ml_collections.ConfigDict()
     config.logging.every = 20

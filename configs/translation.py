@@ -13,7 +13,15 @@ docs/translation.md for others.
 import ml_collections
 from ml_collections import config_dict
 
-from configs.captions import discriminator_update, generator_update, guard, phase
+from configs.captions import (
+    calibrate,
+    discriminator_update,
+    generator_update,
+    guard,
+    phase,
+    rejection,
+    reward,
+)
 
 
 def get_config(variant: str = "default") -> ml_collections.ConfigDict:
@@ -78,6 +86,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         "pretrain_discriminator",
         "adversarial",
         "finetune",
+        "calibrate",
     )
     config.phases.pretrain_generator = phase(
         steps=5000,
@@ -112,8 +121,11 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         generator=generator_update(**adversarial),
         discriminator=discriminator_update(learning_rate=3e-4),
     )
+    config.phases.calibrate = calibrate()
 
     config.guard = guard()
+    config.rejection = rejection()
+    config.reward = reward()
 
     config.logging = ml_collections.ConfigDict()
     config.logging.every = 20

@@ -23,3 +23,22 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes what `replace_file` left anywhere in a folder when its process was killed."""
+    for path in folder.rglob(".*.tmp"):
+        number = path.name.split(".")[-2]
+        # In a container a process may well have the number of the one that was killed before it.
+        if number.isdigit() and (int(number) == os.getpid() or not _runs(int(number))):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True

@@ -1,6 +1,8 @@
 """What the entry points do: train, generate, evaluate."""
 
+import contextlib
 import ctypes
+import errno
 import importlib
 import json
 import logging
@@ -24,7 +26,7 @@ from seqgan_jax import tasks
 from seqgan_jax.core.sampling import Truncation
 from seqgan_jax.data.cache import cache_folder
 from seqgan_jax.errors import UserError
-from seqgan_jax.evaluation import embedders, held_out, sweep
+from seqgan_jax.evaluation import calibration, embedders, held_out, sweep
 from seqgan_jax.evaluation import samples as sample_files
 from seqgan_jax.evaluation import text as text_metrics
 from seqgan_jax.evaluation.report import (
@@ -40,6 +42,7 @@ from seqgan_jax.models import build
 from seqgan_jax.reporting import html_report, model_card, pictures
 from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
+from seqgan_jax.training import external
 from seqgan_jax.training import phases as schedule
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
 from seqgan_jax.training.loop import VALIDATION, Interrupted, Loop
@@ -92,7 +95,7 @@ def main(function: Callable[[], None], *, debug: bool = False) -> None:
         sys.exit(2)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + stop.signal)  # as shells have it: 130 for Ctrl-C, 143 for SIGTERM
     except KeyboardInterrupt:  # before there was anything to save
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -165,6 +168,8 @@ class Run:
         self.config = _saved_config(workdir) if config is None else config
         self.phases = schedule.parse(self.config.phases)
         guard = schedule.parse_guard(self.config.get("guard", {}))
+        self.rejection = schedule.parse_rejection(self.config.get("rejection", {}))
+        reward = schedule.parse_reward(self.config.get("reward", {}), self.phases)
         self.task = tasks.load(self.config, workdir, progress)
         if config is not None:
             source = self.task.template()["source"]
@@ -181,9 +186,19 @@ class Run:
             self.task.length,
             self.config.clip,
             phases=self.phases,
+            external=reward.weight,
         )
+        rewarded = config is not None and reward.function
         self.loop = Loop(
-            self.config, workdir, self.task, self.steps, self.phases, guard, progress, profile
+            self.config,
+            workdir,
+            self.task,
+            self.steps,
+            self.phases,
+            guard,
+            progress,
+            profile,
+            reward=external.load(reward.function, self.task) if rewarded else None,
         )
         if config is not None and any(phase.frozen for phase in self.phases):
             schedule.check_frozen(self.phases, self.loop.parameters())
@@ -197,6 +212,20 @@ class Run:
         checkpoints = Checkpoints(self.workdir, read_only=True)
         step = checkpoints.find(which)
         return checkpoints.restore(step, shapes(self.loop.initial_state()))
+
+    def calibrated(self, which: str) -> TrainState:
+        """The same of a checkpoint that rejection sampling can be done with.
+
+        Raises:
+          UserError: for one that isn't calibrated.
+        """
+        state = self.restore(which)
+        if not np.isfinite(state.calibration.maximum):
+            raise UserError(
+                f"--reject: the checkpoint {which} of {self.workdir} is not calibrated; choose the "
+                "end of the phase calibrate, or train with it at the end of config.phases.order"
+            )
+        return state
 
 
 def _check_without_sources(phases: Sequence[schedule.Phase]) -> None:
@@ -285,6 +314,25 @@ def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Turns a full disk, and files that can't be written any more, into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise UserError(
+            f"{error.filename or directory}: can't be read or written ({error.strerror}); make "
+            "room or make it accessible; the same command then goes on from the last checkpoint"
+        ) from error
+
+
+_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+)  # fmt: skip
+
+
 def train(
     config: ml_collections.ConfigDict,
     workdir: str | None,
@@ -299,7 +347,7 @@ def train(
     work = [
         phase.steps * (4.0 if phase.cycle > 1 else 1.0) for phase in schedule.parse(config.phases)
     ]
-    with Progress(work=work, quiet=quiet) as progress:
+    with Progress(work=work, quiet=quiet) as progress, _writing(directory):
         run = Run(directory, config, progress, profile)
         if run.task.message:
             progress.message(run.task.message)
@@ -391,11 +439,12 @@ def generate(
     workdir: str,
     options: Mapping[str, Any],
     *,
-    num_samples: int,
+    num_samples: int | None,
     seed: int,
     truncation: Truncation,
     beam_size: int,
     rerank: int,
+    reject: bool,
     prefix: str,
     length: int | None,
     banned: Sequence[str],
@@ -409,29 +458,33 @@ def generate(
       workdir: the run.
       options: what to write for, the values of one option of the command line or another; None for
         those that weren't given.
-      num_samples: sequences for each source.
+      num_samples: sequences for each source; None for 5, or 1 where a file of sound is written.
       seed: of noise and samples.
       truncation: temperature and the like.
       beam_size: how many of the most probable sequences to search instead; 0 to draw.
       rerank: how many times more sequences to draw and leave to the discriminator's choice.
+      reject: whether to draw until the discriminator accepts.
       prefix: how each begins.
       length: tokens of a sequence at most, its end included; None for as many as in training.
       banned: tokens that are never written.
       checkpoint: 'last', 'best' or a phase's name.
       form: 'text' or 'json'.
-      output: the file to write to; None for standard output.
+      output: the file to write to; None for standard output. One whose ending is among the task's
+        `endings` is what was written itself, a sound, and the lines are printed.
 
     Raises:
       UserError: for options that make no sense, or that this model has no use for.
     """
     _check_truncation(truncation)
     for option, value in (("num_samples", num_samples), ("beam_size", beam_size + 1)):
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"--{option}: must be positive")
     if beam_size and rerank > 1:
         raise UserError("--rerank: of no use to a beam search; leave out one of the two")
+    if reject and (beam_size or rerank > 1):
+        raise UserError("--reject: is another way to choose; leave out --beam_size and --rerank")
     compilation_cache()
-    with Progress(quiet=output is None) as progress:
+    with Progress(quiet=output is None or form == "json") as progress:
         run = Run(Path(workdir), None, progress)
         task = run.task
         if length is not None and not 1 <= length <= task.length:
@@ -441,6 +494,8 @@ def generate(
         for option, value in options.items():
             if value is not None and option not in task.options:
                 raise UserError(f"--{option}: of no use to a model of {task.name}; leave it out")
+        whole = output is not None and Path(output).suffix.lower() in task.endings
+        num_samples = num_samples or (1 if whole else 5)
         names, batch = task.request(options)
         forced = task.prefix(prefix)
         if len(forced) >= (length or task.length):
@@ -448,7 +503,7 @@ def generate(
                 f"--prefix: longer than the {length or task.length} tokens of its {task.items}"
             )
         never = tasks.banned(task, banned) if banned else task.banned
-        state = run.restore(checkpoint)
+        state = run.calibrated(checkpoint) if reject else run.restore(checkpoint)
         run.steps.length = length or task.length
         how = {"seed": seed, "forced": forced}
         # Without a source each sequence is a row of its own, so that any number can be written.
@@ -463,23 +518,29 @@ def generate(
                 run.steps, state, batches, width=beam_size, banned=never, **how
             )
         else:
-            samples = held_out.write(
-                run.steps,
-                state,
-                batches,
-                num_samples=1 if alone else num_samples,
-                truncation=truncation._replace(banned=never),
-                rerank=rerank,
-                **how,
-            )
+            how |= {"num_samples": 1 if alone else num_samples}
+            how |= {"truncation": truncation._replace(banned=never)}
+            if reject:
+                tries = run.rejection.tries
+                kept = list(held_out.accepted(run.steps, state, batches, tries=tries, **how))
+                print(_cost(kept, tries, task.items), file=sys.stderr)
+                samples = [one.sample for one in kept]
+            else:
+                samples = held_out.write(run.steps, state, batches, rerank=rerank, **how)
         if alone:
             samples = [held_out.Sample(*map(np.concatenate, zip(*samples, strict=True)))]
         written = list(zip(names, samples, strict=True))
+        paths = task.save(Path(output), [sample for _, sample in written]) if whole else []
     if form == "json":
         rows = [task.row(name, sample) for name, sample in written]
         text = json.dumps(rows, indent=1, ensure_ascii=False)
     else:
         text = "\n".join(line for name, sample in written for line in task.describe(name, sample))
+    if whole:
+        print(text)
+        if form != "json":
+            print(f"written: {', '.join(map(str, paths))}")
+        return
     if output is None:
         print(text)
         return
@@ -490,6 +551,15 @@ def generate(
         raise UserError(
             f"--output={output}: can't be written ({error.strerror}); name another file"
         ) from error
+
+
+def _cost(kept: Sequence[held_out.Accepted], tries: int, items: str) -> str:
+    draws = np.concatenate([one.draws for one in kept])
+    exhausted = int(sum(one.exhausted.sum() for one in kept))
+    told = f"drew {draws.sum():,} {items} to keep {len(draws):,}: {draws.mean():.1f} for each"
+    if exhausted:
+        told += f"; {exhausted:,} of them are the last of {tries} tries, none of them accepted"
+    return told
 
 
 def _parts(batch: dict, size: int) -> Iterator[dict]:
@@ -520,6 +590,7 @@ def evaluate(
     num_noise: int,
     beam_size: int | None,
     rerank: int,
+    reject: bool,
     limit: int | None,
     seed: int,
     batch_size: int,
@@ -536,6 +607,7 @@ def evaluate(
       beam_size: width of the beam search; None for the usual one.
       rerank: how many times more sequences to draw and leave to the discriminator's choice; 1 for
         no such figures.
+      reject: whether to judge also what the discriminator accepts.
       limit: how many sources; None for all.
       seed: of noise and samples.
       batch_size: sources at once.
@@ -554,6 +626,7 @@ def evaluate(
                 ("num_samples", num_samples),
                 ("beam_size", beam_size),
                 ("rerank", rerank > 1),
+                ("reject", reject),
             ):
                 if value:
                     raise UserError(f"--{option}: of no use to a sweep; leave it out")
@@ -562,18 +635,18 @@ def evaluate(
             num_samples = num_samples or run.task.num_samples
             beam_size = beam_size or BEAM_SIZE
             lines = _evaluate(
-                run, split, checkpoints, part, num_samples, num_noise, beam_size, rerank
+                run, split, checkpoints, part, num_samples, num_noise, beam_size, rerank, reject
             )
         _document(run)
     print(*lines, f"written: {directory / 'evaluation.json'}", sep="\n")
 
 
 def _evaluate(
-    run: Run, split, checkpoints, part, num_samples, num_noise, beam_size, rerank
+    run: Run, split, checkpoints, part, num_samples, num_noise, beam_size, rerank, reject
 ) -> list[str]:
-    columns = {}
+    columns, beside = {}, {}
     for which in checkpoints:
-        state = run.restore(which)
+        state = run.calibrated(which) if reject else run.restore(which)
         columns[which], written = held_out.figures(
             run.steps,
             state,
@@ -588,6 +661,12 @@ def _evaluate(
             columns[which] |= _beam_figures(run, state, split, part, beam_size)
         if rerank > 1:
             columns[which] |= _reranked_figures(run, state, split, part, num_samples, rerank)
+        found = columns[which]
+        if reject:
+            beside[f"{which}, accepted"] = accepted = _accepted_figures(
+                run, state, split, part, num_samples
+            )
+            found = found | {f"accepted_{name}": figure for name, figure in accepted.items()}
         name = "evaluation.json" if which == checkpoints[-1] else f"evaluation-{which}.json"
         path = run.workdir / name
         write_evaluation(
@@ -596,11 +675,20 @@ def _evaluate(
             split=split,
             checkpoint=which,
             seed=part["seed"],
-            metrics=columns[which],
+            metrics=found,
             sweep=sweep.read(path),
         )
     others, lines = run.task.comparisons(split, len(written), num_samples)
-    return [table(columns | others), *lines]
+    return [table(columns | beside | others), *lines]
+
+
+def _accepted_figures(run: Run, state, split, part, num_samples) -> dict[str, Metric]:
+    tries = run.rejection.tries
+    kept = calibration.filtered(
+        run.steps, state, run.task, split, tries=tries, num_samples=num_samples, **part
+    )
+    figures = run.task.evaluate(split, kept.samples, kept.log_probs, thorough=False)
+    return figures | kept.figures
 
 
 def _reranked_figures(run: Run, state, split, part, num_samples, rerank):

@@ -62,7 +62,7 @@ def overrides(features_folder):
         values |= {f"phases.{phase}.steps": 3, f"phases.{phase}.batch_size": 4}
         values |= {f"phases.{phase}.targets": 1, f"phases.{phase}.evaluate_every": 100}
     values |= {"phases.pretrain_generator.targets": 2, "phases.adversarial.steps": 6}
-    values |= {"phases.finetune.freeze_turn": 2}
+    values |= {"phases.finetune.freeze_turn": 2, "phases.calibrate.steps": 1}
     return values
 
 

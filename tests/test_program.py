@@ -4,12 +4,15 @@ import contextlib
 import io
 import json
 import platform
+import re
 import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+import types
 import warnings
+import wave
 from pathlib import Path
 
 import jax
@@ -21,8 +24,10 @@ from ml_collections import config_flags
 from PIL import Image
 
 from seqgan_jax import program
+from seqgan_jax.data.espeak import espeak
 from seqgan_jax.evaluation import judges, sweep
 from seqgan_jax.evaluation.report import Metric, write_evaluation
+from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import phases as schedule
 from seqgan_jax.training.checkpoint import Checkpoints
@@ -415,7 +420,7 @@ def oracle_config():
     config.generator.num_layers = config.discriminator.num_layers = 1
     config.oracle.update(vocabulary=9, size=3)
     config.data.update(length=4, train_size=8, validation_size=6, test_size=6)
-    for name in config.phases.order:
+    for name in config.phases.order[:-1]:
         config.phases[name].update(steps=2, batch_size=4, evaluate_every=2)
     config.evaluation.update(batch_size=4, validation_limit=6, num_pictures=2)
     return config.lock()
@@ -491,6 +496,97 @@ def test_what_a_task_has_no_use_for_is_refused(refused, oracle_run, scenes_run):
     refused(["--rerank", "model of oracle"], "evaluate", run, "--rerank=2")
     refused(["--num_samples", "sweep"], "evaluate", run, "--sweep=temperature", "--num_samples=2")
     refused(["--sweep", "captions"], "evaluate", f"--workdir={scenes_run}", "--sweep=temperature")
+
+
+def test_what_the_discriminator_accepts(call, refused, oracle_run, text_run, tmp_path):
+    shutil.copytree(oracle_run, tmp_path / "run")
+    run = f"--workdir={tmp_path / 'run'}"
+    arguments = [run, "--reject", "--num_samples=7", "--format=json"]
+    status, text, (told,) = call("generate", *arguments)
+    assert status == 0
+    (row,) = json.loads(text)
+    assert len(row["sequences"]) == 7
+    drawn = re.fullmatch(r"drew (\d+) sequences to keep 7: ([\d.]+) for each(; .*)?", told)
+    assert int(drawn[1]) / 7 == pytest.approx(float(drawn[2]), abs=0.05)
+    assert call("generate", *arguments)[1] == text
+    status, text, _ = call("evaluate", run, "--batch_size=4", "--reject")
+    assert status == 0
+    title, _, *lines = text.splitlines()
+    assert title.index("last") < title.index("last, accepted") < title.index("oracle")
+    rows = {line.split()[0]: line for line in lines}
+    assert rows["js"].count("±") == 2
+    figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())["metrics"]
+    for name in ("js", "reverse_kl", "forward_kl", "nll_oracle"):
+        assert figures[f"accepted_{name}"]["value"] != figures[name]["value"]
+    # The data's own density is nothing that sampling changes.
+    assert figures["accepted_oracle_entropy"] == figures["oracle_entropy"]
+    draws, mean = (figures[f"accepted_{n}"]["value"] for n in ("draws_per_sample", "acceptance"))
+    assert 1 <= draws <= 40
+    assert 0 < mean < 1
+    (record,) = [r for r in read_metrics(oracle_run) if "calibration/scale" in r]
+    assert record["phase"] == "calibrate"
+    assert 0 < record["calibration/acceptance"] < 1
+    refused(["--reject", "--rerank"], "generate", run, "--reject", "--rerank=2")
+    refused(["--reject", "--beam_size"], "generate", run, "--reject", "--beam_size=2")
+    refused(["--reject", "sweep"], "evaluate", run, "--reject", "--sweep=temperature")
+    words = ["--reject", "checkpoint finetune", "not calibrated"]
+    refused(words, "evaluate", run, "--reject", "--checkpoint=finetune")
+    refused(["not calibrated"], "generate", f"--workdir={text_run}", "--reject")
+
+
+# External rewards
+
+
+def test_a_run_survives_a_users_function(tiny_config, tmp_path, monkeypatch, capsys):
+    """It fails at its third call; mended, the same command ends the run, each step done once."""
+    calls = []
+
+    def score(samples, references, sources):
+        calls.append(samples)
+        assert all(len(truths) == 2 for truths in references)
+        assert all(source.shape == (2, 3) for source in sources)
+        if len(calls) == 3:
+            raise KeyError("not in my list")
+        return [len(sample) / 100 for sample in samples]
+
+    monkeypatch.setitem(sys.modules, "taste", types.SimpleNamespace(score=score))
+    tiny_config.reward.update(function="taste:score", weight=0.5)
+    tiny_config.phases.order = ("pretrain_generator", "adversarial")
+    tiny_config.phases.pretrain_generator.steps = 1
+    tiny_config.phases.adversarial.steps = 8
+    tiny_config.phases.adversarial.generator.update(values="dense", baseline="position")
+    with pytest.raises(SystemExit) as stop:
+        program.main(lambda: program.train(tiny_config, str(tmp_path), quiet=True))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: config.reward.function: taste:score failed with KeyError: ")
+    assert "not in my list" in line
+    # The generator's third turn is the fifth update of the phase.
+    assert Checkpoints(tmp_path, read_only=True).find("last") == 5
+    program.train(tiny_config, str(tmp_path), quiet=True)
+    rows = [r for r in read_metrics(tmp_path) if "generator/external_reward" in r]
+    assert [r["step"] for r in rows] == [2, 4, 6, 8]
+    assert all(0 < r["generator/external_reward"] < 1 for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("rejection.rate", 0.0, ["config.rejection.rate: 0.0"]),
+        ("rejection.tries", 0, ["config.rejection.tries: 0"]),
+        ("reward.weight", 1.5, ["config.reward.weight: 1.5", "0 to 1"]),
+        ("reward.weight", 0.5, ["config.reward", "set both"]),
+        ("reward.function", "bleu", ["config.reward", "'bleu' with weight 0.0", "set both"]),
+    ],
+)
+def test_bad_sampling_and_rewards(refused_training, option, value, words):
+    refused_training(words, **{option: value})
+
+
+def test_rewards_that_phases_have_no_use_for(refused_training):
+    reward = {"reward.function": "length", "reward.weight": 0.5}
+    words = ["config.reward.function", "no phase has a policy gradient"]
+    refused_training(words, **reward, **{"phases.order": "('pretrain_generator',)"})
 
 
 # Anybody's samples
@@ -914,3 +1010,71 @@ def test_unreadable_compiled_program_is_replaced(tmp_path, monkeypatch):
         for name, value in before.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
+
+
+# Speech
+
+SPEECH = f"--config={ROOT / 'configs' / 'speech.py'}:smoke"
+
+
+@pytest.fixture(scope="module")
+def speech_run(tmp_path_factory):
+    """A run on spoken digits that has learned nothing, with one checkpoint."""
+    config = runpy.run_path(str(ROOT / "configs" / "speech.py"))["get_config"]("smoke")
+    config.data.update(train_size=12, validation_size=2, test_size=2)
+    config.codec.update(size=8, max_length=6)
+    workdir = tmp_path_factory.mktemp("speech")
+    with Progress(quiet=True) as progress:
+        run = program.Run(workdir, config, progress)
+        checkpoints = Checkpoints(workdir)
+        checkpoints.save(run.loop.initial_state(), phase="adversarial", ended=True, score=None)
+        checkpoints.close()
+    return workdir
+
+
+def test_a_phrase_becomes_a_sound_file(call, speech_run, tmp_path):
+    run, out = f"--workdir={speech_run}", tmp_path / "out.wav"
+    status, text, errors = call("generate", run, "--text=seven two", f"--output={out}")
+    assert (status, errors) == (0, [])
+    name, spoken, written = text.splitlines()[-3:]
+    assert name == "seven two"
+    assert "s of speech" in spoken
+    assert written == f"written: {out}"
+    with wave.open(str(out)) as file:
+        assert file.getframerate() == 16_000
+        # Codes of 64 ms, six at most.
+        assert file.getnframes() % 1024 == 0
+        assert file.getnframes() <= 6 * 1024
+    arguments = ["--text=seven", "--text=two", f"--output={out}", "--speaker=f2", "--format=json"]
+    status, text, _ = call("generate", run, *arguments)
+    rows = json.loads(text)
+    assert [row["text"] for row in rows] == ["seven", "two"]
+    for number, row in enumerate(rows, start=1):
+        with wave.open(str(tmp_path / f"out-{number}.wav")) as file:
+            (recording,) = row["recordings"]
+            assert file.getnframes() == 1024 * len(recording["codes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--text=eighty!"], ["--text=eighty!", "never seen", "'!'"]),
+        ([f"--text={'seven ' * 9}"], ["--text=seven", "24 at most", "split the phrase"]),
+        (["--text=two", "--speaker=m9"], ["--speaker=m9", "m3, f2"]),
+        (["--text="], ["--text", "is empty"]),
+        ([], ["--text", "none given"]),
+        (["--image=a.png"], ["--image", "of no use to a model of speech"]),
+        (["--text=two", "--prefix=one"], ["--prefix=one", "of no use"]),
+        (["--text=two", "--output=no/out.wav"], ["no/out.wav", "can't be written"]),
+    ],
+)
+def test_bad_requests_for_speech(refused, speech_run, arguments, words):
+    refused(words, "generate", f"--workdir={speech_run}", *arguments)
+
+
+def test_speech_without_its_packages(refused, monkeypatch, tmp_path):
+    espeak.cache_clear()
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    words = ["eSpeak NG", "is not installed; run pip install 'seqgan_jax[speech]'"]
+    refused(words, "train", SPEECH, f"--workdir={tmp_path / 'run'}")
+    assert not (tmp_path / "run" / "config.json").exists()

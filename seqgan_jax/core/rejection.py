@@ -55,9 +55,7 @@ def log_acceptance(logits: chex.Array, calibration: Calibration) -> chex.Array:
     return jax.nn.log_sigmoid(acceptance_logit(logits, calibration))
 
 
-def log_density(
-    log_q: chex.Array, log_a: chex.Array, mean: chex.Array, tries: int
-) -> chex.Array:
+def log_density(log_q: chex.Array, log_a: chex.Array, mean: chex.Array, tries: int) -> chex.Array:
     """The log-density of what is kept of at most K draws, of any shape, in nats.
 
     The first of K draws y ~ q that is accepted is kept, and the last one whatever it is. With

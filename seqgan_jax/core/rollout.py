@@ -40,10 +40,11 @@ def action_values(
     num_rollouts: int,
     chunk: int,
     every: int = 1,
+    keep: Callable[[chex.Array, chex.Array], Any] | None = None,
     shares: bool = False,
     eos: int | None = None,
     pad: int | None = None,
-) -> chex.Array:
+) -> chex.Array | tuple[chex.Array, Any]:
     """Estimates the action value of every token by Monte-Carlo rollouts.
 
     Lanes are source-major: the R lanes of source b are b R .. b R + R - 1. A chunk of consecutive
@@ -67,13 +68,16 @@ def action_values(
       every: n, completes the prefixes of lengths 1, 1 + n, 1 + 2 n, ... alone, which costs a
         share of 1 / n; between them, and between the last of them and the whole sequence, values
         are linear in the length.
+      keep: what else to return of completed sequences, from their features and masks as `readout`
+        gets them; leaves that lead with the lane.
       shares: whether `readout` also takes `shared` and `lanes`, both static: how many first steps
         are alike in the `lanes` completions of a source. It is compiled for each chunk then.
       eos: the end token, or None where all sequences have length T.
       pad: the token written after the end; required with `eos`.
 
     Returns:
-      Action values, [B, T]; 0 where the mask is 0.
+      Action values, [B, T]; 0 where the mask is 0. With `keep` also what it gave, [B, A, N, ...],
+      for each of the A prefixes that are completed.
     """
     chex.assert_equal_shape([tokens, mask])
     chex.assert_equal_shape_prefix([tokens, features], 2)
@@ -149,17 +153,25 @@ def action_values(
         whole = jnp.where((steps[None] < prefix[:, None])[:, :, None], own, written)
         whole_mask = (steps[None] < lengths[:, None]).astype(mask.dtype)
         scores = judged(index, whole, whole_mask)
-        return scores.reshape(batch, chunk, num_rollouts).mean(-1)
+        kept = jax.tree.map(
+            lambda x: x.reshape(batch, chunk, num_rollouts, *x.shape[1:]),
+            keep(whole, whole_mask) if keep else None,
+        )
+        return scores.reshape(batch, chunk, num_rollouts).mean(-1), kept
 
-    values = jax.lax.map(values_of, (jnp.arange(chunks), prefix_lengths))  # [chunks, B, chunk]
-    values = jnp.swapaxes(values, 0, 1).reshape(batch, -1)[:, :rolled_out]
+    # [chunks, B, chunk, ...] -> [B, A, ...]
+    values, kept = jax.tree.map(
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(batch, -1, *x.shape[3:])[:, :rolled_out],
+        jax.lax.map(values_of, (jnp.arange(chunks), prefix_lengths)),
+    )
     final = readout(features, mask)
     if every > 1:
         values = _between(values, final, mask, every)
     else:
         values = jnp.pad(values, ((0, 0), (0, 1)))
     is_last = jnp.arange(length) == mask.sum(-1, keepdims=True) - 1
-    return jnp.where(is_last, final[:, None], values) * mask
+    values = jnp.where(is_last, final[:, None], values) * mask
+    return (values, kept) if keep else values
 
 
 def _between(values, final, mask, every):

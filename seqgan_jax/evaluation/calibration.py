@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from seqgan_jax.core import rejection
 from seqgan_jax.core.rejection import Calibration
 from seqgan_jax.evaluation import held_out
+from seqgan_jax.evaluation.densities import average
 from seqgan_jax.evaluation.report import Metric
 
 _ITERATIONS = 100
@@ -114,13 +114,13 @@ def real_logits(steps, state, batches: Iterable[dict]) -> np.ndarray:
 
 
 def log_acceptance(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """`rejection.log_acceptance` on the host, float64 [n]."""
-    return np.asarray(rejection.log_acceptance(logits, calibration), np.float64)
+    """`rejection.log_acceptance` on the host, [n]."""
+    return np.asarray(rejection.log_acceptance(logits, calibration))
 
 
 def _loss(real: np.ndarray, generated: np.ndarray) -> Metric:
     halves = (Metric.mean(np.logaddexp(0, x), "nats") for x in (-real, generated))
-    return held_out.average(*halves, "nats")
+    return average(*halves, "nats")
 
 
 class Filtered(NamedTuple):
@@ -182,12 +182,9 @@ def filtered(
 
     def density(log_q, logits):
         log_a = log_acceptance(logits, state.calibration)
-        with jax.enable_x64(True):
-            return np.asarray(rejection.log_density(log_q.astype(np.float64), log_a, mean, tries))
+        return np.asarray(rejection.log_density(log_q, log_a, mean, tries), np.float64)
 
     samples = [s._replace(log_probs=density(s.log_probs, s.logits)) for s in samples]
-    log_q, _ = held_out.log_probs(
-        steps, state, task.pairs(split, **size), seed=seed, num_noise=1
-    )
+    log_q, _ = held_out.log_probs(steps, state, task.pairs(split, **size), seed=seed, num_noise=1)
     logits = real_logits(steps, state, task.pairs(split, **size))
     return Filtered(samples, density(log_q, logits), figures)

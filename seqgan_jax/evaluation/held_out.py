@@ -1,5 +1,8 @@
 """What a pair of networks writes for held-out sources, and how likely it finds held-out targets."""
 
+import dataclasses
+import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +23,7 @@ class Sample(NamedTuple):
       log_probs: of the whole sequences, in nats, [R].
       scores: the discriminator's probability that each is real, [R].
       token_log_probs: what `log_probs` are the sums of, [R, T]; None for what was searched.
+      logits: the discriminator's, of which `scores` are the probabilities, [R]; None likewise.
     """
 
     tokens: np.ndarray
@@ -27,6 +31,23 @@ class Sample(NamedTuple):
     log_probs: np.ndarray
     scores: np.ndarray
     token_log_probs: np.ndarray | None = None
+    logits: np.ndarray | None = None
+
+
+class Accepted(NamedTuple):
+    """What rejection sampling keeps for one source.
+
+    Attributes:
+      sample: its R sequences.
+      draws: how many each has cost, itself included, [R].
+      acceptance: the sum over these of the probabilities to be accepted, [R].
+      exhausted: whether it was kept as the last of all tries, unaccepted, [R].
+    """
+
+    sample: Sample
+    draws: np.ndarray
+    acceptance: np.ndarray
+    exhausted: np.ndarray
 
 
 def write(
@@ -59,11 +80,115 @@ def write(
         )
         log_probs = written.log_probs.sum(-1)
         samples = _samples(batch, written.tokens, written.mask, log_probs, written.scores)
-        rows = written.log_probs[batch["weight"] > 0]
-        for sample, token_log_probs in zip(samples, rows, strict=True):
+        real = batch["weight"] > 0
+        rows = written.log_probs[real], written.scores[real]
+        for sample, token_log_probs, logits in zip(samples, *rows, strict=True):
             kept = np.sort(np.argsort(-sample.scores, kind="stable")[:num_samples])
-            whole = sample._replace(token_log_probs=token_log_probs)
+            whole = sample._replace(token_log_probs=token_log_probs, logits=logits)
             yield Sample(*(x[kept] for x in whole))
+
+
+def accepted(
+    steps,
+    state,
+    batches: Iterable[dict],
+    *,
+    seed: int,
+    num_samples: int,
+    tries: int,
+    truncation: Truncation = Truncation(),  # noqa: B008
+    forced: tuple[int, ...] = (),
+) -> Iterator[Accepted]:
+    """Draws for every source that isn't a filler row until `num_samples` are accepted, in order.
+
+    Each of them is the first of its own draws that `core.rejection` accepts, or the last of `tries`
+    whatever it is. A lane that is done goes on to the next sample, so that lanes are idle only at
+    the very end. Draw k of sample r is a function of (seed, the example, r, k) alone.
+
+    Args:
+      steps: the compiled functions.
+      state: the training state, calibrated.
+      batches: sources, all with as many rows, which is also the number of lanes.
+      seed: of noise, samples and acceptance.
+      num_samples: R.
+      tries: draws for a sample at most.
+      truncation: temperature and the like.
+      forced: the first tokens of every sequence.
+    """
+    batches = iter(batches)
+    first = next(batches)
+    lanes = len(first["weight"])
+    fresh = _wanted(itertools.chain([first], batches), num_samples)
+    rejected: deque[_Lane] = deque()
+    open_sources: deque[list[_Lane]] = deque()
+    while True:
+        busy = [rejected.popleft() for _ in range(min(lanes, len(rejected)))]
+        for lane in itertools.islice(fresh, lanes - len(busy)):
+            if not lane.slot:
+                open_sources.append([])
+            open_sources[-1].append(lane)
+            busy.append(lane)
+        if not busy:
+            break
+        filled = busy + busy[-1:] * (lanes - len(busy))
+        written, log_a, taken = jax.device_get(
+            steps.offer(
+                state.generator.params,
+                state.discriminator.params,
+                state.calibration,
+                jax.tree.map(lambda *x: np.stack(x), *(lane.source for lane in filled)),
+                jax.random.key(seed),
+                np.array([lane.slot * tries + lane.draws for lane in filled], np.int32),
+                truncation=truncation,
+                forced=forced,
+            )
+        )
+        for i, lane in enumerate(busy):
+            lane.draws += 1
+            lane.acceptance += float(np.exp(log_a[i]))
+            if taken[i] or lane.draws == tries:
+                lane.exhausted = not taken[i]
+                lane.kept = jax.tree.map(lambda x, i=i: x[i], written)
+            else:
+                rejected.append(lane)
+        while open_sources and len(open_sources[0]) == num_samples:
+            if any(lane.kept is None for lane in open_sources[0]):
+                break
+            yield _accepted(open_sources.popleft())
+
+
+@dataclasses.dataclass
+class _Lane:
+    """A sample that is drawn for until one is accepted."""
+
+    source: dict
+    slot: int
+    draws: int = 0
+    acceptance: float = 0.0
+    exhausted: bool = False
+    kept: Any = None
+
+
+def _wanted(batches: Iterable[dict], num_samples: int) -> Iterator[_Lane]:
+    for batch in batches:
+        arrays = _arrays(batch)
+        for row in np.flatnonzero(batch["weight"]):
+            source = jax.tree.map(lambda x, row=row: x[row], arrays)
+            yield from (_Lane(source, slot) for slot in range(num_samples))
+
+
+def _accepted(lanes: Sequence[_Lane]) -> Accepted:
+    written = jax.tree.map(lambda *x: np.concatenate(x), *(lane.kept for lane in lanes))
+    sample = Sample(
+        written.tokens,
+        written.mask,
+        written.log_probs.sum(-1),
+        1 / (1 + np.exp(-written.scores)),
+        written.log_probs,
+        written.scores,
+    )
+    told = (np.array([getattr(x, n) for x in lanes]) for n in ("draws", "acceptance", "exhausted"))
+    return Accepted(sample, *told)
 
 
 def search(

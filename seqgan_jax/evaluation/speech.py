@@ -190,9 +190,7 @@ def word_errors(heard: Sequence[str], said: Sequence[str]) -> int:
     return row[-1]
 
 
-def recognition(
-    heard: Sequence[Sequence[str]], said: Sequence[Sequence[str]]
-) -> dict[str, Metric]:
+def recognition(heard: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> dict[str, Metric]:
     """What a recogniser hears in recordings, against what they should say.
 
     - `phrases_recognised`: share of phrases of which every word is heard, and no other.

@@ -1,5 +1,6 @@
 """One file per modality: what the programs need to know about it."""
 
+import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,13 @@ from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation.held_out import Sample
 from seqgan_jax.evaluation.report import Metric
 
-TASKS = {"captions": "Captions", "oracle": "Oracle", "translation": "Translation", "text": "Text"}
+TASKS = {
+    "captions": "Captions",
+    "oracle": "Oracle",
+    "translation": "Translation",
+    "speech": "Speech",
+    "text": "Text",
+}
 
 
 class Task(Protocol):
@@ -29,6 +36,7 @@ class Task(Protocol):
       length: T, tokens of a target at most.
       banned: tokens that are never written for a user.
       options: generate.py's options, by name, that say what to write for.
+      endings: of the files that `save` writes; none where text is all that is written.
       num_samples: sequences that evaluate.py has written for each source, unless it is told.
       shown: its figures that are shown while training.
       falling: its figures that fall as a network improves.
@@ -45,6 +53,7 @@ class Task(Protocol):
     length: int
     banned: tuple[int, ...]
     options: tuple[str, ...]
+    endings: tuple[str, ...]
     num_samples: int
     shown: tuple[str, ...]
     falling: tuple[str, ...]
@@ -62,6 +71,13 @@ class Task(Protocol):
         """Endless batches of this process's rows, from number `start` on; see `data.pipeline`.
 
         With `cut` they may be shorter than `length`, each of one of a few lengths.
+        """
+        ...
+
+    def training_texts(self, example_id: np.ndarray) -> tuple[list[list[str]], list]:
+        """For external rewards: the true targets of training examples as text, and their sources.
+
+        Where there are sources; see `data.pipeline` for the ids.
         """
         ...
 
@@ -95,6 +111,10 @@ class Task(Protocol):
 
     def describe(self, name: str, sample: Sample) -> list[str]:
         """The same as lines for a person."""
+        ...
+
+    def save(self, path: Path, samples: Sequence[Sample]) -> list[Path]:
+        """What was written for a request as files of one of `endings`, numbered if several."""
         ...
 
     def evaluate(
@@ -163,6 +183,7 @@ class Splits:
     """
 
     message = None
+    endings = ()
     falling = ()
     beam = ()
     sweep = ()
@@ -192,6 +213,25 @@ class Splits:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+
+    def training_texts(self, example_id: np.ndarray) -> tuple[list[list[str]], list]:
+        """Sources are as the networks see them."""
+        examples = [self._training_example(int(i)) for i in example_id]
+        text = lambda target: target if isinstance(target, str) else self.decode(np.array(target))
+        targets = [list(map(text, example["captions"])) for example in examples]
+        return targets, [example["source"] for example in examples]
+
+    def _training_example(self, example_id: int) -> dict:
+        train = self.splits["train"]
+        if example_id < len(train) and train[example_id]["example_id"] == example_id:
+            return train[example_id]
+        return train[self._places[example_id]]
+
+    @functools.cached_property
+    def _places(self) -> dict[int, int]:
+        """Where training examples are whose ids number a larger data set."""
+        train = self.splits["train"]
+        return {train[i]["example_id"]: i for i in range(len(train))}
 
     def pairs(self, split: str, *, batch_size: int, limit: int | None) -> Iterator[dict]:
         return pipeline.evaluation_batches(

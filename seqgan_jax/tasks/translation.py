@@ -183,6 +183,11 @@ class Translation(Splits):
         tokens[: len(ids)] = ids
         return tokens, (np.arange(self.source_length) < len(ids)).astype(np.float32)
 
+    def training_texts(self, example_id: np.ndarray) -> tuple[list[list[str]], list]:
+        """Sources are texts."""
+        pairs = [self.splits["train"].pairs[int(i)] for i in example_id]
+        return [[pair.target] for pair in pairs], [pair.source for pair in pairs]
+
     def template(self) -> dict:
         return {
             "source": np.zeros((1, self.source_length), np.int32),

@@ -13,16 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqgan_jax.errors import UserError
-from seqgan_jax.evaluation import held_out
+from seqgan_jax.evaluation import calibration, held_out
 from seqgan_jax.evaluation.report import Metric
+from seqgan_jax.files import remove_leftovers
 from seqgan_jax.reporting import html_report
 from seqgan_jax.reporting.compile_time import CompileTime
 from seqgan_jax.reporting.metrics_log import MetricsLog
 from seqgan_jax.reporting.profile import Profile
 from seqgan_jax.reporting.progress import Progress
+from seqgan_jax.reporting.watch import StallWatch, StepTimes
 from seqgan_jax.training import parallel
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
-from seqgan_jax.training.phases import Guard, Phase
+from seqgan_jax.training.external import Reward
+from seqgan_jax.training.phases import Guard, Phase, parse_rejection
 from seqgan_jax.training.state import TrainState, path
 from seqgan_jax.training.steps import Steps
 
@@ -33,7 +36,15 @@ _SHOWN = ("nll", "nll_shuffled", "discriminator_accuracy")
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, has saved its state and can be resumed."""
+    """The run was asked to stop, has saved its state and can be resumed.
+
+    Attributes:
+      signal: the number of the signal that asked.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
 
 
 class _Diverged(Exception):
@@ -72,6 +83,7 @@ class Loop:
       guard: what to do when training breaks.
       progress: the display.
       profile: how many steps of every phase to trace, once they are compiled.
+      reward: what is mixed with the discriminator's rewards; or None.
     """
 
     def __init__(
@@ -84,6 +96,7 @@ class Loop:
         guard: Guard,
         progress: Progress,
         profile: int = 0,
+        reward: Reward | None = None,
     ):
         self.config = config
         self.workdir = workdir
@@ -93,9 +106,13 @@ class Loop:
         self.guard = guard
         self.progress = progress
         self.profile = profile
+        self.reward = reward
         self.mesh = parallel.mesh()
         self._compile_time = CompileTime()
         self._stop = threading.Event()
+        self._signal = signal.SIGINT
+        self._step_times = StepTimes()
+        self._watch = StallWatch(config.logging.get("stall_seconds", 600.0))
         self._newest: Evaluation | None = None
 
     def initial_state(self) -> TrainState:
@@ -122,6 +139,7 @@ class Loop:
           Interrupted: after an interrupt or a termination signal, once the state is saved.
           UserError: where training breaks again and again.
         """
+        remove_leftovers(self.workdir)
         checkpoints = Checkpoints(self.workdir)
         step = checkpoints.latest_step()
         state = self._newest_state(checkpoints, step)
@@ -131,7 +149,7 @@ class Loop:
         try:
             while True:
                 try:
-                    with MetricsLog(self.workdir, step) as log:
+                    with MetricsLog(self.workdir, step) as log, self._watch:
                         state = self._run_phases(state, checkpoints, log)
                     break
                 except _Diverged as diverged:
@@ -201,6 +219,7 @@ class Loop:
         if self._stop.is_set():  # asked twice: end at once
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+        self._signal = number
         self._stop.set()
 
     def batches(self, phase: Phase, index: int, network: str, start: int) -> Iterator[dict]:
@@ -241,7 +260,7 @@ class Loop:
         programs = {network: phase.step_of(network) for network in phase.networks}
         folder = self.workdir / "profile" / phase.name
         profile = Profile(folder, done + phase.cycle, self.profile)
-        collapsed = False
+        collapsed, compiled = False, set()
         while done < phase.steps and not over:
             profile.before(done)
             told, scalars, network = {}, {}, None
@@ -249,18 +268,34 @@ class Loop:
                 network = phase.network(done)
                 if band and done % phase.discriminator.band_every == 0:
                     state = self.steps.hold(state, held, band=band)
+                self._watch.at(f"phase {phase.name}, its step {done + 1}, {network}")
+                began = time.monotonic()
+                batch, program = next(batches[network]), programs[network]
+                waiting = time.monotonic() - began
+                rewarded = ()
+                if self.reward and network == "generator" and phase.uses_rewards:
+                    try:
+                        rewarded = self._rewarded(state, batch, program)
+                    except UserError:
+                        if checkpoints.latest_step() != int(state.step):
+                            checkpoints.save(state, phase=phase.name, ended=False, score=None)
+                        raise
                 state, found = self.steps.train_step(
-                    state, next(batches[network]), phase=programs[network], network=network
+                    state, batch, *rewarded, phase=program, network=network
                 )
                 told, scalars = _read(jax.device_get(found))
                 tokens = phase.sources(network) * phase.targets * self.task.length
+                if network in compiled:
+                    self._step_times.add(time.monotonic() - began, waiting, tokens)
+                compiled.add(network)
                 shown = {name: scalars[name] for name in _headline(scalars)}
                 self.progress.update(done + 1, shown, tokens)
                 if told["in_a_row"] >= self.guard.patience:
                     profile.stop()
                     raise _Diverged(state)
             else:
-                state = self._without_update(state)
+                state, scalars = self._calibrated(state)
+                log.scalars(int(state.step), phase.name, scalars)
             done += 1
             step = int(state.step)
             warning = self._collapse_of_entropy(told)
@@ -268,9 +303,10 @@ class Loop:
             due = due or (bool(warning) and self.guard.stop)
             if network and (phase.first_in_window(done - 1, self.config.logging.every) or due):
                 counted = {f"guard/{n}": told[n] for n in ("skipped", "rollbacks") if told[n]}
-                log.scalars(step, phase.name, scalars | counted)
+                log.scalars(step, phase.name, scalars | counted | self._step_times.taken())
             score = None
             if due:
+                self._watch.at(f"phase {phase.name}, evaluation at step {step}")
                 state, score, few = self._evaluate(state, phase, log)
                 warning = warning or few
             if warning and not collapsed:
@@ -286,13 +322,24 @@ class Loop:
             stopping = self._stop.is_set()
             # A checkpoint amid updates that were skipped would be no good one to go back to.
             regular = due or done % self.config.logging.checkpoint_every == 0
+            self._watch.at(f"phase {phase.name}, saving step {step}")
+            checkpoints.check()
             if ended or stopping or (regular and not told.get("in_a_row")):
                 checkpoints.save(state, phase=phase.name, ended=ended, score=score)
             if stopping and not (ended and index == len(self.phases) - 1):
                 profile.stop()
-                raise Interrupted(f"saved at step {step}; the same command goes on from there")
+                raise Interrupted(
+                    f"saved at step {step}; the same command goes on from there", self._signal
+                )
         profile.stop()
         return state
+
+    def _rewarded(self, state: TrainState, batch: dict, program: Phase) -> tuple:
+        """What the generator draws for its next update, and its values by the external reward."""
+        drawn = self.steps.draw(state, batch, phase=program)
+        shown = drawn.sample.tokens, drawn.sample.mask, drawn.completions, drawn.example_id
+        values = self.reward.values(*parallel.local_rows(shown, self.mesh))
+        return drawn, parallel.shard(values, self.mesh)
 
     def _held_out_batch(self) -> dict:
         """The first validation pairs, by which the discriminator's accuracy is held in a band."""
@@ -300,11 +347,34 @@ class Loop:
         size = {"batch_size": options.batch_size, "limit": options.validation_limit}
         return next(iter(self.task.pairs(VALIDATION, **size)))
 
-    def _without_update(self, state: TrainState) -> TrainState:
-        """The state after the step of a phase in which both networks are frozen."""
-        return parallel.replicate(
-            state.replace(step=state.step + 1, phase_step=state.phase_step + 1), self.mesh
+    def _calibrated(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
+        """The state after the step of a phase in which both networks are frozen, and its record."""
+        options = self.config.evaluation
+        found, figures = calibration.calibrate(
+            self.steps,
+            state,
+            self.task,
+            VALIDATION,
+            rate=parse_rejection(self.config.get("rejection", {})).rate,
+            batch_size=options.batch_size,
+            limit=options.validation_limit,
+            num_samples=options.num_samples,
+            # Not the sequences that the evaluation draws for the same sources.
+            seed=self.config.seed + 1,
         )
+        if not found.scale:
+            self.progress.message(
+                "warning: on held-out data the discriminator finds generated sequences no less "
+                "real than real ones; rejection sampling has nothing to go by"
+            )
+        values = found._asdict() | {name: metric.value for name, metric in figures.items()}
+        state = state.replace(
+            step=state.step + 1,
+            phase_step=state.phase_step + 1,
+            calibration=jax.tree.map(jnp.asarray, found),
+        )
+        scalars = {f"calibration/{name}": float(value) for name, value in values.items()}
+        return parallel.replicate(state, self.mesh), scalars
 
     def _stopped(self, state: TrainState) -> TrainState:
         stopping = state.stopping.replace(stopped=jnp.ones((), bool))

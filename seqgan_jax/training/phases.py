@@ -198,6 +198,32 @@ class Guard:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rejection:
+    """How the discriminator chooses among what the generator draws; see `core.rejection`.
+
+    Attributes:
+      rate: about the share of draws that is accepted, on validation data.
+      tries: draws for a sample at most; the last of them is kept whatever it is.
+    """
+
+    rate: float = 0.25
+    tries: int = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class ExternalReward:
+    """A reward beside the discriminator's; see `training.external`.
+
+    Attributes:
+      function: a metric's name or package.module:function; '' for none.
+      weight: w of (1 - w) times the discriminator's reward plus w times this one.
+    """
+
+    function: str = ""
+    weight: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Phase:
     """One phase; hashable, so that a step is compiled once for each.
 
@@ -263,6 +289,11 @@ class Phase:
         """Whether real sequences are all that it looks at, so that nothing is sampled."""
         update = self.generator
         return bool(update) and not self.discriminator and not update.has("policy_gradient")
+
+    @property
+    def uses_rewards(self) -> bool:
+        """Whether its generator learns from rewards of what it samples."""
+        return bool(self.generator) and self.generator.has("policy_gradient")
 
     def sources(self, network: str) -> int:
         """Sources of a network's batches."""
@@ -368,6 +399,55 @@ def parse_guard(config: ml_collections.ConfigDict) -> Guard:
             limits = f"{low} or more" if high is None else f"{low} to {high}"
             raise UserError(f"config.guard.{option}: {value} is out of range; set {limits}")
     return guard
+
+
+def parse_rejection(config: ml_collections.ConfigDict) -> Rejection:
+    """The options of `config.rejection`.
+
+    Raises:
+      UserError: for a value out of its range.
+    """
+    options = Rejection(**config)
+    if not 0 < options.rate < 1:
+        raise UserError(f"config.rejection.rate: {options.rate} is out of range; set 0 to 1")
+    if options.tries < 1:
+        raise UserError(f"config.rejection.tries: {options.tries} is too few; set 1 or more")
+    return options
+
+
+def parse_reward(config: ml_collections.ConfigDict, phases: Sequence[Phase]) -> ExternalReward:
+    """The external reward of `config.reward`.
+
+    Raises:
+      UserError: for one that makes no sense, or none in these phases.
+    """
+    options = ExternalReward(**config)
+    if not 0 <= options.weight <= 1:
+        raise UserError(f"config.reward.weight: {options.weight} is out of range; set 0 to 1")
+    if bool(options.function) != bool(options.weight):
+        raise UserError(
+            f"config.reward: function '{options.function}' with weight {options.weight}; set both, "
+            "or neither"
+        )
+    rewarded = [phase for phase in phases if phase.uses_rewards]
+    if options.function and not rewarded:
+        raise UserError(
+            "config.reward.function: no phase has a policy gradient; set generator.policy_gradient "
+            "in one, or function to ''"
+        )
+    for phase in rewarded if options.function else ():
+        where, update = f"config.phases.{phase.name}.generator", phase.generator
+        if update.values == "actions":
+            raise UserError(
+                f"{where}.values: 'actions' are of tokens that nobody drew, and an external reward "
+                "is of whole sequences; set dense or rollout"
+            )
+        if update.values == "rollout" and update.rollout_every > 1:
+            raise UserError(
+                f"{where}.rollout_every: {update.rollout_every} with config.reward.function, which "
+                "needs the completions of every prefix; set 1"
+            )
+    return options
 
 
 def _update(kind: type, options: Mapping, where: str) -> Update | None:

@@ -8,6 +8,8 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from seqgan_jax.core.rejection import Calibration
+
 
 @flax.struct.dataclass
 class Network:
@@ -85,6 +87,8 @@ class TrainState:
       safety: of the guards.
       stopping: of early stopping.
       ratio: of the adaptive ratio of updates.
+      calibration: of the discriminator, for rejection sampling; as it is before a phase that
+        updates neither network has found it.
     """
 
     step: chex.Array
@@ -100,6 +104,7 @@ class TrainState:
     safety: Safety
     stopping: Stopping
     ratio: Ratio
+    calibration: Calibration
 
 
 def copy(tree: Any) -> Any:

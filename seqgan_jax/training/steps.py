@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from seqgan_jax.codecs.vocabulary import Vocabulary
-from seqgan_jax.core import beam, losses, rewards, rollout, sampling
+from seqgan_jax.core import beam, losses, rejection, rewards, rollout, sampling
 from seqgan_jax.models.interface import Discriminator, Generator
 from seqgan_jax.models.ratio_discriminator import OPPONENT
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
@@ -33,7 +33,7 @@ from seqgan_jax.training.state import (
 )
 
 # What a step's random numbers are for: each purpose folds its number into the step's key.
-SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH, HELD_OUT = range(6)
+SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH, HELD_OUT, ACCEPT = range(7)
 
 
 class Written(NamedTuple):
@@ -50,6 +50,25 @@ class Written(NamedTuple):
     mask: chex.Array
     log_probs: chex.Array
     scores: chex.Array
+
+
+class Drawn(NamedTuple):
+    """What the generator's update by the policy gradient learns from, before external rewards.
+
+    Attributes:
+      z: the noise, [N, Z].
+      sample: the sequences, [N, T], G for each source.
+      values: the discriminator's action values, [N, T].
+      completions: tokens and mask of what the prefixes of the samples were completed to,
+        [N, A, R, T] each, for the values 'rollout'; else None.
+      example_id: of each sequence's source, [N].
+    """
+
+    z: chex.Array
+    sample: sampling.Samples
+    values: chex.Array
+    completions: tuple[chex.Array, chex.Array] | None
+    example_id: chex.Array
 
 
 class _Judged(NamedTuple):
@@ -85,6 +104,8 @@ class Steps:
       length: T.
       clip: largest global norm of a gradient.
       phases: the schedule, which says what its state must hold.
+      external: the weight w of external rewards, where an update is given some: the
+        discriminator's count 1 - w.
     """
 
     def __init__(
@@ -95,11 +116,13 @@ class Steps:
         length: int,
         clip: float,
         phases: Sequence[Phase] = (),
+        external: float = 0.0,
     ):
         self.generator = generator
         self.discriminator = discriminator
         self.vocabulary = vocabulary
         self.length = length
+        self.external = external
         self.pool = max((p.discriminator.pool for p in phases if p.discriminator), default=0)
         self.has_reference = any(p.generator.has("kl") for p in phases if p.generator)
         self.num_stopping = max((len(p.stop.metrics) for p in phases), default=0)
@@ -107,8 +130,10 @@ class Steps:
         self.train_step = jax.jit(
             self._train_step, static_argnames=("phase", "network"), donate_argnums=0
         )
+        self.draw = jax.jit(self._draw, static_argnames="phase")
         self.hold = jax.jit(self._hold, static_argnames="band", donate_argnums=0)
         self.write = jax.jit(self._write, static_argnames=("num_samples", "truncation", "forced"))
+        self.offer = jax.jit(self._offer, static_argnames=("truncation", "forced"))
         self.likelihood = jax.jit(self._likelihood, static_argnames="num_noise")
         self.judge = jax.jit(self._judge)
         self.attention = jax.jit(self._attention)
@@ -189,6 +214,7 @@ class Steps:
                 stopped=jnp.zeros((), bool),
             ),
             "ratio": Ratio(accuracy=jnp.full((), jnp.nan, jnp.float32), trains=jnp.ones((), bool)),
+            "calibration": rejection.uncalibrated(),
         }
 
     def begin_phase(self, state: TrainState, index: int, phase: Phase) -> TrainState:
@@ -234,14 +260,48 @@ class Steps:
 
     # Training.
 
+    def _draw(self, state: TrainState, batch: dict[str, Any], *, phase: Phase) -> Drawn:
+        """The first half of the generator's next update by the policy gradient.
+
+        For rewards that are found on the host: `train_step` is the second half, with what this
+        gives, and with an external action value for each token. The two draw nothing else than
+        `train_step` alone does.
+
+        Args:
+          state: not donated.
+          batch: B rows.
+          phase: the phase; static.
+        """
+        update = phase.generator
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        done = state.phase_step / max(phase.steps, 1)
+        example = jnp.repeat(batch["example_id"], update.group_size)
+        completions = None
+        if update.values == "rollout":
+            z, sample, (values, completions) = self._search(
+                state, batch, key, update, done, complete=True
+            )
+        else:
+            z, sample, values = self._dense_values(state, batch, key, update, done)
+        return Drawn(z, sample._replace(extras=None), values, completions, example)
+
     def _train_step(
-        self, state: TrainState, batch: dict[str, Any], *, phase: Phase, network: str
+        self,
+        state: TrainState,
+        batch: dict[str, Any],
+        drawn: Drawn | None = None,
+        external_values: chex.Array | None = None,
+        *,
+        phase: Phase,
+        network: str,
     ) -> tuple[TrainState, dict[str, chex.Array]]:
         """One update of one network.
 
         Args:
           state: donated.
           batch: B rows, see `data.pipeline`.
+          drawn: from `draw`, where there are external rewards.
+          external_values: action values by the external reward of what was drawn, [N, T].
           phase: the phase; static.
           network: which network this step of it updates, 'generator' or 'discriminator'; static.
 
@@ -252,7 +312,8 @@ class Steps:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         rate = update.rate(state.phase_step, phase.steps) * state.safety.scale
         if network == "generator":
-            state, metrics = self._update_generator(state, batch, key, phase, rate)
+            given = None if drawn is None else (drawn, external_values)
+            state, metrics = self._update_generator(state, batch, key, phase, rate, given)
         else:
             turn = phase.updates_before("discriminator", state.phase_step)
             if update.fresh:
@@ -360,7 +421,7 @@ class Steps:
         )
         return network, sound, {"loss": loss, "gradient_norm": norm, "learning_rate": rate}, found
 
-    def _update_generator(self, state: TrainState, batch, key, phase: Phase, rate):
+    def _update_generator(self, state: TrainState, batch, key, phase: Phase, rate, given):
         update, samples, metrics, old = phase.generator, None, {}, state
         done = state.phase_step / max(phase.steps, 1)
         if update.has("policy_gradient"):
@@ -369,8 +430,14 @@ class Steps:
                 "dense": self._dense_values,
                 "actions": self._action_values,
             }[update.values]
-            z, sample, values = estimate(state, batch, key, update, done)
+            if given:
+                (z, sample, values, *_), external = given
+            else:
+                z, sample, values = estimate(state, batch, key, update, done)
             mask = sample.mask * jnp.repeat(batch["weight"], update.group_size)[:, None]
+            if given:
+                values = (1 - self.external) * values + self.external * external
+                metrics["external_reward"] = losses.weighted_mean(external, mask)
             if update.values == "actions":
                 samples = z, sample, values
                 drawn = jnp.take_along_axis(values, sample.tokens[..., None], axis=-1)[..., 0]
@@ -582,10 +649,13 @@ class Steps:
             {"params": params}, batch["source"], batch["source_mask"], z, self._inputs(tokens)
         )
 
-    def _search(self, state: TrainState, batch, key, update: GeneratorUpdate, done):
+    def _search(
+        self, state: TrainState, batch, key, update: GeneratorUpdate, done, complete: bool = False
+    ):
         """Samples sequences and estimates the action value of each of their tokens.
 
-        G of them for each source, source-major.
+        G of them for each source, source-major. With `complete` the values come with the tokens and
+        the mask of all completions, see `Drawn`.
         """
         rows = jnp.arange(len(batch["example_id"]) * update.group_size)
         example = jnp.repeat(batch["example_id"], update.group_size)
@@ -607,7 +677,13 @@ class Steps:
             return self._call(ours, slow, "step", slow_memory, policy_state, token)
 
         def judge(judge_state, token):
-            return self._call(theirs, judge_params, "step", judge_memory, judge_state, token)
+            known = self._call(theirs, judge_params, "step", judge_memory, judge_state, token)
+            if not complete:
+                return known
+            # A completion's tokens go where its features go: as one more of them.
+            judge_state, feature = known
+            own = token[:, None].astype(feature.dtype)
+            return judge_state, jnp.concatenate([feature, own], axis=-1)
 
         def step(own, token):
             own, logits = self._call(ours, params, "step", memory, own, token)
@@ -633,11 +709,15 @@ class Steps:
         distance = self._distance(judge_params, judge_memory, batch, update)
 
         def reward(features, mask, **known):
+            features = features[..., :-1] if complete else features
             scores = self._call(theirs, judge_params, "readout", features, mask, **known)
             found = rewards.REWARDS[update.reward](scores)
             if distance:
                 found -= update.weight("feature_matching", done) * distance(features, mask)
             return found
+
+        def completion(features, mask):
+            return features[..., -1].astype(jnp.int32), mask
 
         values = rollout.action_values(
             lambda policy_state, token: self._then_allowed(policy(policy_state, token)),
@@ -653,6 +733,7 @@ class Steps:
             num_rollouts=update.num_rollouts,
             chunk=update.rollout_chunk,
             every=update.rollout_every,
+            keep=completion if complete else None,
             shares=theirs.shares,
             **self._special(),
         )
@@ -941,6 +1022,40 @@ class Steps:
             sample.log_probs.reshape(shape),
             scores.reshape(shape[:2]),
         )
+
+    def _offer(
+        self,
+        generator: Any,
+        discriminator: Any,
+        calibration: rejection.Calibration,
+        batch: dict[str, Any],
+        key: chex.Array,
+        index: chex.Array,
+        *,
+        truncation: sampling.Truncation = sampling.Truncation(),  # noqa: B008
+        forced: tuple[int, ...] = (),
+    ) -> tuple[Written, chex.Array, chex.Array]:
+        """One sequence a row, and whether `core.rejection` accepts it.
+
+        Args:
+          generator: parameters.
+          discriminator: parameters.
+          calibration: of the discriminator.
+          batch: sources, [B, ...].
+          key: with equal keys an example's sequence of one number is equal, whatever the batch.
+          index: the number of each row's sequence among those of its example, [B].
+          truncation: temperature and the like.
+          forced: the first tokens of every sequence.
+
+        Returns:
+          The sequences, R = 1; the log-probability that each is accepted, [B]; whether it is, [B].
+        """
+        sample = self._sample(generator, batch, key, index, truncation, forced)
+        logits = self._judge(discriminator, batch, sample.tokens, sample.mask)
+        written = Written(*(x[:, None] for x in (*sample[:3], logits)))
+        log_a = rejection.log_acceptance(logits, calibration)
+        draws = sampling.uniforms(jax.random.fold_in(key, ACCEPT), batch["example_id"], index, 1)
+        return written, log_a, jnp.log(draws[:, 0]) < log_a
 
     def _search_beams(
         self,

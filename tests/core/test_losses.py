@@ -380,3 +380,23 @@ def test_expected_reward_without_a_token():
     )
     gradient = jax.grad(both)(logits)
     assert gradient[1] == 0 and np.isfinite(gradient).all()
+
+
+def test_guided_attention_equals_the_papers_double_sum():
+    """Equations 5 and 6 by a loop over real steps and positions, 1 / N left out; see there."""
+    rng = np.random.default_rng(9)
+    weights = rng.random((5, 4)).astype(np.float32)
+    weights /= weights.sum(1, keepdims=True)
+    for tokens, positions in ((5, 4), (3, 2), (1, 1)):
+        total = 0.0
+        for t in range(tokens):
+            for n in range(positions):
+                away = 1 - np.exp(-((n / positions - t / tokens) ** 2) / (2 * 0.2**2))
+                total += weights[t, n] * away / tokens
+        mask, source_mask = np.arange(5) < tokens, np.arange(4) < positions
+        found = losses.guided_attention(weights, mask.astype(float), source_mask.astype(float))
+        np.testing.assert_allclose(found, total, rtol=1e-5)
+    even = np.eye(4, dtype=np.float32)
+    ones = np.ones(4)
+    assert losses.guided_attention(even, ones, ones) == 0
+    assert losses.guided_attention(even[::-1], ones, ones) > 0.5

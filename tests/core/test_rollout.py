@@ -93,8 +93,8 @@ def toy_states(bias, tokens):
     return jnp.stack(policy_states), judge_states, jnp.swapaxes(judge_states, 0, 1)
 
 
-@partial(jax.jit, static_argnames=("num_rollouts", "chunk", "eos"))
-def toy_values(bias, tokens, mask, key, example_id, num_rollouts, chunk, eos):
+@partial(jax.jit, static_argnames=("num_rollouts", "chunk", "eos", "every"))
+def toy_values(bias, tokens, mask, key, example_id, num_rollouts, chunk, eos, every=1):
     policy_states, judge_states, features = toy_states(bias, tokens)
     return rollout.action_values(
         partial(toy_policy, bias),
@@ -109,6 +109,7 @@ def toy_values(bias, tokens, mask, key, example_id, num_rollouts, chunk, eos):
         example_id=example_id,
         num_rollouts=num_rollouts,
         chunk=chunk,
+        every=every,
         eos=eos,
         pad=None if eos is None else PAD,
     )
@@ -152,6 +153,29 @@ def test_equals_loop(length, chunk, ending, eos):
         *(tokens, mask, key, example_id, 3, eos),
     )
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("every", "chunk"), [(2, 1), (2, 5), (3, 2), (9, 4)])
+def test_values_between_are_on_the_line(every, chunk):
+    """Of the loop's values only every n-th and the last are used, by NumPy's interpolation."""
+    tokens = np.array(SEQUENCES[6])
+    mask = real_tokens(tokens)
+    bias = 0.5 * np.random.default_rng(1).normal(size=(len(tokens), V)).astype(np.float32)
+    key, example_id = jax.random.key(7), np.array([11, 4, 2**31 - 1, 0])
+    found = toy_values(bias, tokens, mask, key, example_id, 3, chunk, EOS, every=every)
+    loop = replayed(
+        lambda b, y: toy_logits(bias[b], y),
+        lambda b, y: toy_score(y),
+        *(tokens, mask, key, example_id, 3, EOS),
+    )
+    expected = np.zeros(tokens.shape)
+    for b, whole in enumerate(mask.sum(1).astype(int)):
+        known = sorted({*range(1, whole, every), whole} - {0})
+        if known:
+            at = np.arange(1, whole + 1)
+            expected[b, :whole] = np.interp(at, known, loop[b, np.array(known) - 1])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(expected - loop).max() > 1e-2
 
 
 def test_expected_value_equals_enumeration():

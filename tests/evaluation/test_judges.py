@@ -89,3 +89,41 @@ def test_auc_equals_scikit_learn_and_a_loop():
 def test_bad_use(real, options, words):
     with pytest.raises(ValueError, match=words):
         judged(real, sequences(1, 20), **options)
+
+
+# Spoken words
+
+TONES = {"low": 300.0, "middle": 900.0, "high": 2500.0}
+RATE = 8000
+
+
+def spoken(phrase, rng):
+    """A tone for each word, of random length and loudness, silence between them now and then."""
+    pieces = []
+    for word in phrase:
+        t = np.arange(int(rng.uniform(0.1, 0.25) * RATE)) / RATE
+        tone = np.sin(2 * np.pi * TONES[word] * rng.uniform(0.95, 1.05) * t) * np.hanning(len(t))
+        pieces += [rng.uniform(0.2, 0.9) * tone, np.zeros(rng.integers(0, 600))]
+    return np.concatenate(pieces).astype(np.float32)
+
+
+def phrases(seed, count):
+    rng = np.random.default_rng(seed)
+    words = [tuple(rng.choice(list(TONES), rng.integers(1, 4))) for _ in range(count)]
+    return words, [spoken(phrase, rng) for phrase in words]
+
+
+def test_a_recogniser_learns_words_from_phrases():
+    """Without being told where words begin; repeated ones are two."""
+    words, recordings = phrases(0, 160)
+    recogniser = judges.WordRecogniser.fit(recordings, words, RATE, seed=0, steps=120)
+    assert recogniser.words == ("high", "low", "middle")
+    wanted, unheard = phrases(1, 70)
+    right = [a == b for a, b in zip(recogniser(unheard), wanted, strict=True)]
+    assert np.mean(right) > 0.9
+    twice = [heard for heard, said in zip(recogniser(unheard), wanted, strict=True)
+             if said[:2] == ("low", "low")]  # fmt: skip
+    assert any(heard[:2] == ("low", "low") for heard in twice)
+    assert recogniser([np.zeros(0, np.float32)]) == [()]
+    # What is heard doesn't depend on what else is there to hear.
+    assert recogniser(unheard[:1]) == recogniser(unheard)[:1]

@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from nltk.metrics.distance import edit_distance
 
 from seqgan_jax.codecs.mel import mel_filters
 from seqgan_jax.evaluation import speech
@@ -134,3 +135,45 @@ def test_distances_are_means_over_phrases(word):
         distances([word], [word, word], RATE)
     with pytest.raises(ValueError, match="0 samples"):
         distances([], [], RATE)
+
+
+# Words
+
+
+def test_word_errors_are_the_edit_distance():
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        ours, theirs = (list(rng.integers(0, 3, rng.integers(0, 6))) for _ in range(2))
+        assert speech.word_errors(ours, theirs) == edit_distance(ours, theirs)
+
+
+def test_recognition_of_phrases_and_of_words():
+    said = ["one two three", "four", "five six", "seven"]
+    heard = ["one two three", "", "five seven six", "seven"]
+    split = lambda phrases: [phrase.split() for phrase in phrases]
+    found = speech.recognition(split(heard), split(said))
+    assert found["phrases_recognised"].value == 0.5
+    assert found["words_recognised"].value == pytest.approx(1 - 2 / 7)
+    assert found["words_recognised"].n == 4
+    # Of many phrases the error is that of leaving each of them out in turn (the jackknife).
+    rng = np.random.default_rng(0)
+    words = [["a"] * n for n in rng.integers(1, 4, 300)]
+    heard = [[w if rng.random() < 0.8 else "b" for w in phrase] for phrase in words]
+    errors = np.array([sum(w == "b" for w in phrase) for phrase in heard])
+    counts = np.array([len(phrase) for phrase in words])
+    left = (errors.sum() - errors) / (counts.sum() - counts)
+    jackknife = np.sqrt(299 / 300 * np.sum((left - left.mean()) ** 2))
+    found = speech.recognition(heard, words)["words_recognised"]
+    assert found.stderr == pytest.approx(jackknife, rel=0.01)
+    with pytest.raises(ValueError, match="2 phrases heard for 1 said"):
+        speech.recognition([[], []], [["a"]])
+
+
+def test_diversity_is_of_the_first_two(word):
+    longer = np.concatenate([word, word])
+    found = speech.diversity([(word, word, longer), (word, longer)], RATE)
+    assert found["sample_distance"].n == 2
+    assert found["sample_duration_ratio"].value == pytest.approx(np.log(2) / 2)
+    expected = mel_cepstral_distortion(word, longer, RATE) / 2
+    assert found["sample_distance"].value == pytest.approx(expected)
+    assert speech.diversity([(word, word[:0])], RATE)["sample_distance"].value is None

@@ -50,11 +50,12 @@ def test_every_step_and_evaluation_is_recorded(finished_run, tiny_config):
     for phase in schedule:
         for done in range(phase.steps):
             step += 1
-            expected.append((step, phase.name, phase.network(done)))
+            network = phase.network(done) if phase.networks else "calibration"
+            expected.append((step, phase.name, network))
         expected.append((step, phase.name, "validation"))
     found = [(r["step"], r["phase"], next(k for k in r if "/" in k).split("/")[0]) for r in records]
     assert found == expected
-    for phase in schedule:
+    for phase in schedule[:-1]:
         rates = [
             r["generator/learning_rate"]
             for r in records
@@ -183,7 +184,7 @@ def test_steps_compile_once_in_a_run(finished):
     programs = {(phase.step_of(n), n) for phase in run.phases for n in phase.networks}
     assert run.steps.train_step._cache_size() == len(programs)
     # Fine-tuning makes the updates of the adversarial phase, in another order.
-    assert len(programs) == sum(len(phase.networks) for phase in run.phases[:-1])
+    assert len(programs) == sum(len(phase.networks) for phase in run.phases[:-2])
     # Evaluation meets the same shapes every time.
     assert run.steps.likelihood._cache_size() == 1
 
@@ -221,6 +222,7 @@ def small(tmp_path_factory):
     config.phases.adversarial.discriminator.update(fresh=False, band=(0.5, 0.5), band_every=2)
     config.phases.adversarial.generator.update(kl=0.1)
     config.phases.finetune.update(freeze_turn=2, start_from="adversarial", frozen=(".*/embedding",))
+    config.phases.calibrate.start_from = "finetune"
     config.evaluation.update(batch_size=4, validation_limit=6, num_pictures=1)
     config.logging.update(every=1, checkpoint_every=3)
     config.guard.update(patience=2, limit=2)

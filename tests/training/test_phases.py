@@ -1,5 +1,6 @@
 """The schedule: what a configuration says, what is refused, and the rates and turns of updates."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -293,15 +294,29 @@ def test_freeze_leaves_the_others_turns(tiny_config, freeze, turns):
     options = tiny_config.phases.finetune
     options.update(freeze=freeze, freeze_turn=3, steps=8)
     options.discriminator.updates = 2
-    phase = phases.parse(tiny_config.phases)[-1]
+    phase = phases.parse(tiny_config.phases)[-2]
     assert "".join(phase.network(step)[0] for step in range(8)) == turns
     assert {name[0] for name in phase.networks} == set(turns)
 
 
 def test_both_frozen_is_a_phase_without_updates(tiny_config):
-    tiny_config.phases.order += ("calibrate",)
     phase = phases.parse(tiny_config.phases)[-1]
     assert (phase.networks, phase.steps, phase.cycle) == ((), 1, 0)
+
+
+def test_external_rewards_need_whole_sequences_of_every_prefix(tiny_config):
+    reward = {"function": "length", "weight": 0.5}
+    schedule = phases.parse(tiny_config.phases)
+    assert phases.parse_reward(reward, schedule) == phases.ExternalReward(**reward)
+    update = dataclasses.replace(schedule[3].generator, rollout_every=2)
+    schedule = (*schedule[:3], dataclasses.replace(schedule[3], generator=update), *schedule[4:])
+    with pytest.raises(UserError, match=r"rollout_every: 2 with config"):
+        phases.parse_reward(reward, schedule)
+    assert phases.parse_reward({}, schedule).function == ""
+    update = dataclasses.replace(update, values="actions")
+    schedule = (dataclasses.replace(schedule[3], generator=update),)
+    with pytest.raises(UserError, match=r"generator.values: 'actions'.* set dense or rollout"):
+        phases.parse_reward(reward, schedule)
 
 
 PATHS = ("generator/encoder/kernel", "generator/output/kernel", "discriminator/encoder/kernel")
@@ -384,3 +399,22 @@ def test_networks_take_turns(ours, theirs):
             windows = {step // size: step for step in reversed(updated)}
             found = [step for step in updated if phase.first_in_window(step, size)]
             assert found == sorted(windows.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollout_every": 0}, "rollout_every: must be 1 or more"),
+        (
+            {"guided_attention": 1.0, "mle": 0.0},
+            "guided_attention: is of the attention with which maximum likelihood reads real "
+            "targets; set mle too",
+        ),
+    ],
+)
+def test_what_speech_adds_is_refused_where_it_makes_no_sense(tiny_config, changes, message):
+    with tiny_config.unlocked():
+        tiny_config.phases.adversarial.generator.update(changes)
+    with pytest.raises(UserError) as caught:
+        phases.parse(tiny_config.phases)
+    assert str(caught.value) == f"config.phases.adversarial.generator.{message}"

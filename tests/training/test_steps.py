@@ -17,6 +17,7 @@ from seqgan_jax.training import parallel
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
 from seqgan_jax.training.state import copy
 from seqgan_jax.training.steps import (
+    ACCEPT,
     DROPOUT,
     FRESH,
     HELD_OUT,
@@ -462,7 +463,7 @@ def test_samples_depend_on_the_example_alone(steps, initial):
 
 
 def test_purposes_have_numbers_of_their_own():
-    assert len({SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH, HELD_OUT}) == 6
+    assert len({SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH, HELD_OUT, ACCEPT}) == 7
 
 
 def test_a_pool_is_read_whole_in_every_epoch_and_then_renewed():
@@ -943,3 +944,36 @@ def test_a_band_decides_whether_the_discriminator_takes_its_turns(windows):
         assert int(after.step) == 1
         if not trains:
             assert_same(after.discriminator, state.discriminator)
+
+
+def test_guided_attention_is_of_where_real_targets_look(steps, initial):
+    guided = dataclasses.replace(
+        MLE, generator=dataclasses.replace(MLE.generator, guided_attention=0.7)
+    )
+    state = begin(steps, initial, 0, guided)
+    batch = batch_of(3, targets=2)
+    zs = jnp.stack(noises(state, NOISE, np.repeat(batch["example_id"], 2), range(6)))
+    total = 0.0
+    for row in range(6):  # one sequence at a time
+        inputs = np.append(VOCABULARY.bos, batch["target"][row, :-1])
+        _, kept = steps.generator.apply(
+            {"params": on_device(state.generator.params)},
+            batch["source"][row // 2][None],
+            None,
+            zs[row][None],
+            inputs[None],
+            mutable=["intermediates"],
+        )
+        (weights,) = kept["intermediates"]["attention"]
+        count = int(batch["mask"][row].sum())
+        for t in range(count):
+            for s in range(S):
+                away = 1 - np.exp(-((s / S - t / count) ** 2) / (2 * 0.2**2))
+                total += float(weights[t, s]) * away / count / 6
+    after, metrics = steps.train_step(on_device(state), batch, phase=guided, network="generator")
+    np.testing.assert_allclose(metrics["generator/loss_guided_attention"], 0.7 * total, rtol=1e-5)
+    loss = metrics["generator/loss_mle"] + metrics["generator/loss_guided_attention"]
+    np.testing.assert_allclose(metrics["generator/loss"], loss, rtol=1e-6)
+    plain, _ = steps.train_step(on_device(state), batch, phase=MLE, network="generator")
+    keys = [np.asarray(gradient(x.generator)["attention_key"]) for x in (after, plain)]
+    assert np.abs(keys[0] - keys[1]).max() > 1e-6
