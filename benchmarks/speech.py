@@ -53,7 +53,7 @@ def main(argv):
     for every in map(int, filter(None, EVERY.value)):
         value(steps, config, length, show, rollout_every=every)
     if EVERY.value:
-        value(steps, config, length, show, values="dense", baseline="position")
+        value(steps, config, length, show, estimator="dense", baseline="position")
 
 
 def noise_codec(config) -> MelCodec:

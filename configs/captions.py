@@ -228,7 +228,7 @@ def generator_update(**overrides) -> ml_collections.ConfigDict:
     config.feature_matching = 0.0
     config.end = ends("mle", "words", "policy_gradient", "entropy", "kl", "feature_matching")
     config.reward = "probability"
-    config.values = "rollout"
+    config.estimator = "rollout"
     config.discount = 0.0
     config.reward_clip = 2.0
     config.num_rollouts = 4

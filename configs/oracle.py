@@ -100,7 +100,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     rewarded = {
         "policy_gradient": 1.0,
         "reward": "log_ratio",
-        "values": "actions",
+        "estimator": "actions",
         "reward_clip": 10.0,
         "baseline": "position",
     }

@@ -115,9 +115,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Attention is guided along the text until it goes there by itself.
     guided = {"mle": 1.0, "guided_attention": 1.0}
     config.phases.pretrain_generator = phase(
-        steps=5000,
+        steps=3500,
         batch_size=64,
-        evaluate_every=1000,
+        evaluate_every=700,
         select="nll",
         generator=generator_update(learning_rate=3e-3, warmup=200, decay=1.0, **guided),
     )
@@ -125,6 +125,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         steps=100,
         batch_size=32,
         select="discriminator_accuracy",
+        # A few thousand recordings can be learnt by heart.
+        start_from="best",
         transfer=True,
         discriminator=discriminator_update(learning_rate=1e-3, warmup=50, decay=0.5),
     )

@@ -105,7 +105,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         "policy_gradient": 1.0,
         "mle": 1.0,
         "reward": "log_ratio",
-        "values": "dense",
+        "estimator": "dense",
         "baseline": "position",
     }
     config.phases.adversarial = phase(

@@ -554,7 +554,7 @@ def test_a_run_survives_a_users_function(tiny_config, tmp_path, monkeypatch, cap
     tiny_config.phases.order = ("pretrain_generator", "adversarial")
     tiny_config.phases.pretrain_generator.steps = 1
     tiny_config.phases.adversarial.steps = 8
-    tiny_config.phases.adversarial.generator.update(values="dense", baseline="position")
+    tiny_config.phases.adversarial.generator.update(estimator="dense", baseline="position")
     with pytest.raises(SystemExit) as stop:
         program.main(lambda: program.train(tiny_config, str(tmp_path), quiet=True))
     assert stop.value.code == 2

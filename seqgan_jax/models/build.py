@@ -195,10 +195,10 @@ def _check_asked(phases: ml_collections.ConfigDict, kind: str, built: Discrimina
     ratio = kind == "ratio"
     for name in phases.order:
         ours, judge = phases[name].generator, phases[name].discriminator
-        values = ours.get("values") if ours.updates else None
+        values = ours.get("estimator") if ours.updates else None
         for option, asked, has, why, instead in (
-            ("generator.values", values == "dense", built.dense, whole, "rollout"),
-            ("generator.values", values == "actions", ratio, without, "rollout"),
+            ("generator.estimator", values == "dense", built.dense, whole, "rollout"),
+            ("generator.estimator", values == "actions", ratio, without, "rollout"),
             ("discriminator.per_step", judge.updates and judge.per_step, built.dense, whole, "0"),
             ("discriminator.mle", judge.updates and judge.get("mle"), ratio, without, "0"),
         ):

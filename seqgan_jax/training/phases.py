@@ -13,7 +13,7 @@ from seqgan_jax.core.rewards import NORMALISATIONS, REWARDS
 from seqgan_jax.errors import UserError
 
 BASELINES = ("position", "prefix", "group")
-VALUES = ("rollout", "dense", "actions")
+ESTIMATORS = ("rollout", "dense", "actions")
 FREEZES = ("none", "discriminator", "generator", "alternate", "both")
 
 
@@ -71,14 +71,14 @@ class GeneratorUpdate(Update):
       feature_matching: weight, in a sampled sequence's reward, of minus its distance from real
         ones in the discriminator's features.
       reward: a name in `core.rewards.REWARDS`.
-      values: where a token's action value comes from: 'rollout', the mean reward of completions, or
+      estimator: where a token's action value comes from: 'rollout', the mean reward of completions;
         'dense', the discounted sum of the rewards of this and all later prefixes, for each of which
         the discriminator has a logit, and nothing is rolled out; or 'actions', the reward of each
         possible token at once, over which the policy gradient is then summed rather than sampled
         (Sutton et al., 2000, theorem 1, with the states' distribution as it is and no future), for
         a discriminator that has a logit for each.
       discount: gamma, of dense values; see `core.rewards.discounted`.
-      reward_clip: the largest magnitude of a logit in the values 'dense' and 'actions'.
+      reward_clip: the largest magnitude of a logit in the estimators 'dense' and 'actions'.
       num_rollouts: N, completions of each prefix.
       rollout_chunk: how many prefixes complete together; bounds memory.
       rollout_every: n, completes every n-th prefix; values between them are interpolated.
@@ -104,7 +104,7 @@ class GeneratorUpdate(Update):
     kl: float = 0.0
     feature_matching: float = 0.0
     reward: str = "probability"
-    values: str = "rollout"
+    estimator: str = "rollout"
     discount: float = 0.0
     reward_clip: float = 2.0
     num_rollouts: int = 4
@@ -437,12 +437,12 @@ def parse_reward(config: ml_collections.ConfigDict, phases: Sequence[Phase]) -> 
         )
     for phase in rewarded if options.function else ():
         where, update = f"config.phases.{phase.name}.generator", phase.generator
-        if update.values == "actions":
+        if update.estimator == "actions":
             raise UserError(
-                f"{where}.values: 'actions' are of tokens that nobody drew, and an external reward "
-                "is of whole sequences; set dense or rollout"
+                f"{where}.estimator: 'actions' are of tokens that nobody drew, and an external "
+                "reward is of whole sequences; set dense or rollout"
             )
-        if update.values == "rollout" and update.rollout_every > 1:
+        if update.estimator == "rollout" and update.rollout_every > 1:
             raise UserError(
                 f"{where}.rollout_every: {update.rollout_every} with config.reward.function, which "
                 "needs the completions of every prefix; set 1"
@@ -531,18 +531,18 @@ def _check_generator(phase: Phase, where: str) -> None:
     update = phase.generator
     _choose(update.reward, tuple(REWARDS), f"{where}.reward")
     _choose(update.baseline, BASELINES, f"{where}.baseline")
-    _choose(update.values, VALUES, f"{where}.values")
+    _choose(update.estimator, ESTIMATORS, f"{where}.estimator")
     if update.normalise not in NORMALISATIONS:
         raise UserError(
             f"{where}.normalise: no normalisation '{update.normalise}'; choose from "
             f"{', '.join(NORMALISATIONS)}"
         )
-    if update.values == "dense" and update.baseline == "prefix":
+    if update.estimator == "dense" and update.baseline == "prefix":
         raise UserError(
             f"{where}.baseline: 'prefix' needs the values of prefixes, which rollouts estimate; "
             "set position or group"
         )
-    if update.values == "actions":
+    if update.estimator == "actions":
         for option, only in (
             ("baseline", "position"),
             ("normalise", "none"),

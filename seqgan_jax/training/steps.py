@@ -277,7 +277,7 @@ class Steps:
         done = state.phase_step / max(phase.steps, 1)
         example = jnp.repeat(batch["example_id"], update.group_size)
         completions = None
-        if update.values == "rollout":
+        if update.estimator == "rollout":
             z, sample, (values, completions) = self._search(
                 state, batch, key, update, done, complete=True
             )
@@ -429,7 +429,7 @@ class Steps:
                 "rollout": self._search,
                 "dense": self._dense_values,
                 "actions": self._action_values,
-            }[update.values]
+            }[update.estimator]
             if given:
                 (z, sample, values, *_), external = given
             else:
@@ -438,7 +438,7 @@ class Steps:
             if given:
                 values = (1 - self.external) * values + self.external * external
                 metrics["external_reward"] = losses.weighted_mean(external, mask)
-            if update.values == "actions":
+            if update.estimator == "actions":
                 samples = z, sample, values
                 drawn = jnp.take_along_axis(values, sample.tokens[..., None], axis=-1)[..., 0]
                 metrics["reward"] = losses.weighted_mean(drawn, mask)
@@ -480,7 +480,7 @@ class Steps:
             generator=generator,
             discriminator=judge.replace(params=_facing(generator.params, judge.params)),
         )
-        if update.has("policy_gradient") and update.values == "rollout":
+        if update.has("policy_gradient") and update.estimator == "rollout":
             slow = lambda old, new: update.rollout_decay * old + (1 - update.rollout_decay) * new
             rollout = jax.tree.map(slow, state.rollout, generator.params)
             # As in the authors' program, the rollout policy has the generator's own embeddings.
@@ -605,7 +605,7 @@ class Steps:
         weight = update.weight("policy_gradient", done)
         bonus = update.weight("entropy", done)
         flat = lambda x: x.reshape(-1, x.shape[-1])
-        if update.values == "actions":
+        if update.estimator == "actions":
             expected, entropies = losses.expected_reward(u @ kernel + bias, advantages)
             entropy = jnp.vdot(share, entropies)
             terms = {"policy_gradient": -weight * jnp.vdot(share, expected)}

@@ -32,14 +32,14 @@ def test_a_kind_takes_its_own_options_and_leaves_those_of_others():
     assert (built.num_layers, built.members, built.vocabulary_size) == (1, 3, 9)
     assert built.opponent == build.generator(config, VOCABULARY)
     for name in config.phases.order:
-        config.phases[name].generator.values = "dense"
+        config.phases[name].generator.estimator = "dense"
         config.phases[name].discriminator.mle = 0.0
     config.discriminator.kind = "window"
     built = build.discriminator(config, VOCABULARY)
     assert isinstance(built, WindowDiscriminator)
     assert (built.hidden_size, built.members) == (128, 3)
     for name in config.phases.order:
-        config.phases[name].generator.values = "rollout"
+        config.phases[name].generator.estimator = "rollout"
         config.phases[name].discriminator.per_step = 0.0
     config.discriminator.kind = "cnn"
     built = build.discriminator(config, VOCABULARY)
@@ -54,14 +54,14 @@ def test_a_kind_takes_its_own_options_and_leaves_those_of_others():
         *(
             (option, value, f"config.{option}: the cnn discriminator judges whole sequences alone")
             for option, value in (
-                ("phases.adversarial.generator.values", "dense"),
+                ("phases.adversarial.generator.estimator", "dense"),
                 ("phases.pretrain_discriminator.discriminator.per_step", 0.5),
             )
         ),
         *(
             (option, value, f"config.{option}: the cnn discriminator has no language models; set")
             for option, value in (
-                ("phases.adversarial.generator.values", "actions"),
+                ("phases.adversarial.generator.estimator", "actions"),
                 ("phases.pretrain_discriminator.discriminator.mle", 1.0),
             )
         ),
@@ -77,7 +77,7 @@ def test_refuses_by_name(option, value, begin):
 
 def test_dense_scores_are_not_asked_for_where_a_network_rests():
     config = oracle_config("paper")
-    config.phases.pretrain_discriminator.generator.values = "dense"  # of no updates
+    config.phases.pretrain_discriminator.generator.estimator = "dense"  # of no updates
     assert not build.discriminator(config, VOCABULARY).dense
 
 

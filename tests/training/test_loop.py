@@ -213,7 +213,7 @@ def small(tmp_path_factory):
     config.phases.order = (*order, "adversarial", "finetune", "calibrate")
     for name in config.phases.order[:-1]:
         config.phases[name].update(steps=6, batch_size=4, evaluate_every=2)
-        config.phases[name].generator.update(values="dense", baseline="position")
+        config.phases[name].generator.update(estimator="dense", baseline="position")
         config.phases[name].discriminator.update(classification=1.0, mle=0.0, per_step=1.0)
     # Nothing improves by so much: the second evaluation after the first ends the phase.
     config.phases.pretrain_generator.update(steps=20)

@@ -55,12 +55,15 @@ def test_parse_takes_the_order(tiny_config):
             "probability, log_ratio",
         ),
         (
-            {"adversarial.generator.values": "guess"},
-            "config.phases.adversarial.generator.values: no values 'guess'; choose from rollout, "
-            "dense, actions",
+            {"adversarial.generator.estimator": "guess"},
+            "config.phases.adversarial.generator.estimator: no estimator 'guess'; choose from "
+            "rollout, dense, actions",
         ),
         (
-            {"adversarial.generator.values": "actions", "adversarial.generator.baseline": "prefix"},
+            {
+                "adversarial.generator.estimator": "actions",
+                "adversarial.generator.baseline": "prefix",
+            },
             "config.phases.adversarial.generator.baseline: 'prefix' is for the values of drawn "
             "tokens, and 'actions' has those of all; set 'position'",
         ),
@@ -70,7 +73,10 @@ def test_parse_takes_the_order(tiny_config):
             "mle",
         ),
         (
-            {"adversarial.generator.values": "dense", "adversarial.generator.baseline": "prefix"},
+            {
+                "adversarial.generator.estimator": "dense",
+                "adversarial.generator.baseline": "prefix",
+            },
             "config.phases.adversarial.generator.baseline: 'prefix' needs the values of prefixes, "
             "which rollouts estimate; set position or group",
         ),
@@ -313,9 +319,9 @@ def test_external_rewards_need_whole_sequences_of_every_prefix(tiny_config):
     with pytest.raises(UserError, match=r"rollout_every: 2 with config"):
         phases.parse_reward(reward, schedule)
     assert phases.parse_reward({}, schedule).function == ""
-    update = dataclasses.replace(update, values="actions")
+    update = dataclasses.replace(update, estimator="actions")
     schedule = (dataclasses.replace(schedule[3], generator=update),)
-    with pytest.raises(UserError, match=r"generator.values: 'actions'.* set dense or rollout"):
+    with pytest.raises(UserError, match=r"generator.estimator: 'actions'.* set dense or rollout"):
         phases.parse_reward(reward, schedule)
 
 

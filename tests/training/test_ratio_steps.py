@@ -14,7 +14,12 @@ from seqgan_jax.training.steps import Steps
 V, T, M, B = 6, 3, 2, 8
 VOCABULARY = Vocabulary(size=V, bos=0)
 CONSTANT = {"updates": 1, "batch_size": 0, "learning_rate": 0.03, "warmup": 0, "decay": 0.0}
-ACTIONS = {"policy_gradient": 2.0, "reward": "log_ratio", "values": "actions", "reward_clip": 50.0}
+ACTIONS = {
+    "policy_gradient": 2.0,
+    "reward": "log_ratio",
+    "estimator": "actions",
+    "reward_clip": 50.0,
+}
 
 
 def phase(**options):

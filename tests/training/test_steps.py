@@ -525,7 +525,7 @@ def test_dense_values_equal_a_slow_sum(steps, initial, reward):
             step_reward = logit if reward == "log_ratio" else 1 / (1 + np.exp(-logit))
             for t in range(s + 1):
                 values[b, t] += 0.5 ** (s - t) * step_reward
-    options = {"values": "dense", "discount": 0.5, "reward_clip": clip, "reward": reward}
+    options = {"estimator": "dense", "discount": 0.5, "reward_clip": clip, "reward": reward}
     update = GeneratorUpdate(**CONSTANT, policy_gradient=2.0, baseline="position", **options)
     chosen = phase("dense", update)
 
@@ -789,7 +789,7 @@ def test_reuse_kl_groups_and_feature_matching(steps, initial):
     """One phase with all of them, at a learning rate of 0: every update sees the same gradient."""
     batch, other = batch_of(3), jax.device_get(steps.init(5, batch_of(3)))
     options = CONSTANT | {"learning_rate": 0.0, "policy_gradient": 2.0}
-    options |= {"values": "dense", "baseline": "group", "group_size": 2, "normalise": "batch"}
+    options |= {"estimator": "dense", "baseline": "group", "group_size": 2, "normalise": "batch"}
     options |= {"feature_matching": 0.3, "kl": 0.7, "entropy": 0.1}
     once = phase("once", GeneratorUpdate(**options))
     often = phase("often", GeneratorUpdate(**options, reuse=3))
