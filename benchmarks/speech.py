@@ -7,9 +7,9 @@ the speed. `real_time_factor` is seconds of work for a second of speech, of one 
 at once, by the generator, by the codec with Griffin-Lim, and by both.
 
 `values` is the time of one update of the generator whose action values come from completions of
-every n-th prefix, and of one with dense values, beside the memory that the compiled program needs
-for what it computes on the way. Rollouts of random networks seldom end, so that they cost as much
-as they can.
+every n-th prefix, and of one with the dense estimator, beside the memory that the compiled program
+needs for what it computes on the way. Rollouts of random networks seldom end, so that they cost as
+much as they can.
 """
 
 import functools
@@ -31,7 +31,7 @@ VARIANT = flags.DEFINE_string("variant", "default", "The variant of configs/spee
 PHRASES = flags.DEFINE_list("phrases", ["1", "64"], "How many are said at once.")
 EVERY = flags.DEFINE_list("every", ["1", "4", "16"], "Values of rollout_every; empty for none.")
 BATCH = flags.DEFINE_integer("batch", 16, "Sources of an update.")
-LENGTH = flags.DEFINE_integer("length", None, "Instead of the configuration's max_length.")
+TOKENS = flags.DEFINE_integer("tokens", None, "Instead of the configuration's max_length.")
 CALLS = flags.DEFINE_integer("calls", 5, "Calls timed of each.")
 
 
@@ -40,7 +40,7 @@ def main(argv):
     keep_memory()
     path = Path(__file__).parents[1] / "configs" / "speech.py"
     config = runpy.run_path(str(path))["get_config"](VARIANT.value)
-    length = LENGTH.value or config.codec.max_length
+    length = TOKENS.value or config.codec.max_length
     codec = noise_codec(config)
     networks = [
         make(config, codec.vocabulary, 64) for make in (build.generator, build.discriminator)
@@ -108,7 +108,6 @@ def say(steps, state, batch, codec, show):
 
 def value(steps, config, length, show, **changes):
     """The time and the memory of an update by the policy gradient."""
-    # As the programs do it: `phases` reads configurations.
     schedule = config.phases.copy_and_resolve_references()
     schedule.order = ("adversarial",)
     schedule.adversarial.batch_size = BATCH.value
@@ -124,10 +123,10 @@ def value(steps, config, length, show, **changes):
         return compiled(jax.tree.map(jax.numpy.array, start), batch)[1]
 
     times = ceilings.seconds({"update": update}, CALLS.value)["update"]
-    told = {"values": changes.get("values", "rollout"), "batch": BATCH.value}
-    if "rollout_every" in changes:
-        told |= {name: phase.generator.__dict__[name] for name in ("num_rollouts", "rollout_chunk")}
-        told |= changes
+    told = {"estimator": phase.generator.estimator, "batch": BATCH.value}
+    if phase.generator.estimator == "rollout":
+        for name in ("num_rollouts", "rollout_chunk", "rollout_every"):
+            told[name] = getattr(phase.generator, name)
     show(
         "values",
         1e3 * times.min(),

@@ -106,9 +106,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     }
     judged = {"learning_rate": 3e-5, "smoothing": 1.0, "mismatch": 0.0, "per_step": 1.0}
     config.phases.adversarial = phase(
-        steps=300,
+        steps=800,
         batch_size=64,
-        evaluate_every=60,
+        evaluate_every=200,
         select="quality_diversity",
         generator=generator_update(updates=20, learning_rate=5e-4, decay=0.9, **rewarded),
         discriminator=discriminator_update(**judged),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 LIMITS = {"flops": 1e11, "exps": 1e9, "bytes": 1e10}
@@ -73,3 +74,16 @@ def test_round(run):
     assert total["configuration"]["updates"] == {"generator": 1, "discriminator": 2}
     assert total["figure"] == pytest.approx(parts[0] + 2 * parts[1], abs=0.01)
     assert found["round/whole"]["figure"] > 0
+
+
+def test_speech(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    module = importlib.import_module("speech")
+    flags.FLAGS(["speech"])
+    asked = {"variant": "smoke", "phrases": ["2"], "every": [], "calls": 1, "tokens": 6}
+    with flagsaver.flagsaver(**asked):
+        module.main(["speech"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = {line["configuration"]["part"]: line["figure"] for line in lines}
+    assert found["both"] == pytest.approx(found["generator"] + found["vocoder"], abs=2e-3)
+    assert found["vocoder"] > 0

@@ -3,7 +3,7 @@
 `metrics.jsonl` holds one JSON object per logged step: `step` and `phase`, then the scalars by
 name. It is an exact function of what was logged, so a run that was killed and resumed ends with
 the same bytes as one that was not, except for the values of wall-clock time (`seconds` and names
-that end in `_per_second`).
+that end in `_per_second`) and, where the backend tells it, of the device's memory.
 """
 
 import json

@@ -19,6 +19,7 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -54,9 +55,6 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
-        # orbax tells of every save, and of a failed one at length; we raise what went wrong.
-        for name in ("absl", "asyncio"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
         _quiet_failed_writes()
         self._folder = Path(workdir).absolute() / FOLDER
         self._read_only = read_only
@@ -367,11 +365,15 @@ def _why_unwritable(folder: Path) -> str | None:
 
 @functools.cache
 def _quiet_failed_writes() -> None:
-    """Drops what TensorStore prints for each write of a save that has already failed.
+    """Drops what is printed for each further write of a save that has already failed.
 
-    When one write fails, orbax raises that and closes its event loop; every other write then prints
-    a traceback because it can't report to the loop any more.
+    When one write fails, orbax raises that and closes its event loop; every other write then has a
+    traceback because it can't report to the loop any more, or a warning because nobody waits for
+    it.
     """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     show = sys.unraisablehook
 
     def hook(unraisable):

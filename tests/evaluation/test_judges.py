@@ -115,8 +115,8 @@ def phrases(seed, count):
 
 def test_a_recogniser_learns_words_from_phrases():
     """Without being told where words begin; repeated ones are two."""
-    words, recordings = phrases(0, 160)
-    recogniser = judges.WordRecogniser.fit(recordings, words, RATE, seed=0, steps=120)
+    words, recordings = phrases(0, 128)
+    recogniser = judges.WordRecogniser.fit(recordings, words, RATE, seed=0, steps=90)
     assert recogniser.words == ("high", "low", "middle")
     wanted, unheard = phrases(1, 70)
     right = [a == b for a, b in zip(recogniser(unheard), wanted, strict=True)]

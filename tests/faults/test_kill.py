@@ -38,10 +38,6 @@ def kill_when(process, reached):
     assert process.returncode == -signal.SIGKILL
 
 
-def whole_checkpoints(workdir):
-    return {p.name for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()}
-
-
 def timeless(workdir):
     timed = lambda name: name.rpartition("/")[2] == "seconds" or name.endswith("_per_second")
     return [{k: v for k, v in row.items() if not timed(k)} for row in read_metrics(workdir)]
@@ -66,9 +62,8 @@ def test_killed_runs_end_the_same(finished_run, overrides, tmp_path):
     moment = time.monotonic() + random.Random(0).uniform(2, 8)
     kill_when(start(overrides, workdir), lambda: time.monotonic() > moment)
 
-    # As a checkpoint has just appeared, others perhaps half written.
-    known = whole_checkpoints(workdir)
-    kill_when(start(overrides, workdir), lambda: whole_checkpoints(workdir) - known)
+    # While a checkpoint is being written, or has no manifest yet.
+    kill_when(start(overrides, workdir), lambda: list(workdir.glob("checkpoints/*.unfinished*")))
     assert len(read_metrics(workdir)) < len(read_metrics(finished_run))
 
     kill_when(start(overrides, workdir), in_adversarial_phase)
@@ -84,4 +79,5 @@ def test_killed_runs_end_the_same(finished_run, overrides, tmp_path):
     names = ["last", "best", *config["phases"]["order"]]
     for ours, theirs in zip(states(workdir, names), states(finished_run, names), strict=True):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    assert not [p for p in workdir.rglob("*") if "tmp" in p.name]
+    left = {"tmp", "unfinished", "damaged"}
+    assert not [p for p in workdir.rglob("*") if any(word in p.name for word in left)]

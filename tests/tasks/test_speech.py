@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from seqgan_jax.codecs.mel import EOS, PAD
+from seqgan_jax.codecs.mel import EOS, PAD, Analysis
 from seqgan_jax.data import speech as data
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import judges
@@ -307,3 +307,8 @@ def test_variants_are_whole(variant):
     config = runpy.run_path(str(ROOT / "configs" / "speech.py"))["get_config"](variant)
     found = phases.parse(config.phases)
     assert [phase.name for phase in found] == list(config.phases.order)
+    # It says itself where bands are too narrow, or beyond what the sample rate holds.
+    names = ("hop", "window", "bands", "fmin", "fmax", "floor_db")
+    analysis = Analysis(config.data.sample_rate, **{name: config.codec[name] for name in names})
+    longest = config.codec.max_length / config.codec.levels * config.codec.group
+    assert 1 < longest / analysis.frames_per_second < 11
