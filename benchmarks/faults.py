@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 CONFIG = flags.DEFINE_string("config", "configs/oracle.py:smoke", "The run's configuration.")
 KILLS = flags.DEFINE_integer("kills", 20, "How often to kill it.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
-FULL = "size=256k"
+FULL = "size=2m"
 
 
 def start(workdir):

@@ -16,6 +16,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.task = "captions"
     config.variant = variant
     config.seed = 0
+    config.optimize_programs = True
     config.clip = 5.0
 
     config.data = ml_collections.ConfigDict()
@@ -130,6 +131,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.logging = ml_collections.ConfigDict()
     config.logging.every = 20
     config.logging.checkpoint_every = 500
+    config.logging.stall_seconds = 600.0
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.batch_size = 100
@@ -276,6 +278,7 @@ def ends(*weights) -> ml_collections.ConfigDict:
 
 def _smoke(config):
     """Every phase, one evaluation each, on networks too small to learn."""
+    config.optimize_programs = False
     config.data.validation_size = 64
     config.data.test_size = 64
     config.encoder.channels = (8, 8, 16)

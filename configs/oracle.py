@@ -32,6 +32,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.task = "oracle"
     config.variant = variant
     config.seed = 0
+    config.optimize_programs = True
     config.clip = 5.0
 
     config.oracle = ml_collections.ConfigDict()
@@ -137,6 +138,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.logging = ml_collections.ConfigDict()
     config.logging.every = 100
     config.logging.checkpoint_every = 500
+    config.logging.stall_seconds = 600.0
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.batch_size = 100
@@ -213,6 +215,7 @@ def _paper(config):
 
 def _smoke(config):
     """Every phase, one evaluation each, of networks too small to learn a small oracle."""
+    config.optimize_programs = False
     config.oracle.vocabulary = 50
     config.oracle.size = 8
     config.data.length = 8

@@ -29,6 +29,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.task = "speech"
     config.variant = variant
     config.seed = 0
+    config.optimize_programs = True
     config.clip = 5.0
 
     config.data = ml_collections.ConfigDict()
@@ -161,6 +162,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.logging = ml_collections.ConfigDict()
     config.logging.every = 20
     config.logging.checkpoint_every = 500
+    config.logging.stall_seconds = 600.0
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.batch_size = 100
@@ -178,6 +180,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
 def _smoke(config):
     """Every phase, one evaluation each, on networks too small to learn."""
+    config.optimize_programs = False
     config.data.update(train_size=64, validation_size=16, test_size=16, num_buckets=2)
     config.codec.update(size=32, fitted=64)
     config.recogniser.update(size=64, steps=5)

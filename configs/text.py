@@ -30,6 +30,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.task = "text"
     config.variant = variant
     config.seed = 0
+    config.optimize_programs = True
     config.clip = 5.0
 
     config.data = ml_collections.ConfigDict()
@@ -134,6 +135,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.logging = ml_collections.ConfigDict()
     config.logging.every = 20
     config.logging.checkpoint_every = 500
+    config.logging.stall_seconds = 600.0
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.batch_size = 100
@@ -157,6 +159,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
 def _smoke(config):
     """Every phase, one evaluation each, on networks too small to learn."""
+    config.optimize_programs = False
     config.codec.max_length = 12
     for network in (config.generator, config.discriminator):
         network.embedding_size = 16

@@ -60,7 +60,7 @@ class Checkpoints:
         self._read_only = read_only
         if read_only and not self._folder.is_dir():
             raise UserError(f"{self._folder}: no checkpoints; train this run first")
-        self._checkpointer = ocp.StandardCheckpointer()
+        self._checkpointer = _checkpointer()
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
         self._intact: set[int] = set()
@@ -224,7 +224,7 @@ class Checkpoints:
             if reason is None:
                 raise
             # The old one would raise the errors of its other writes at the next occasion.
-            self._checkpointer = ocp.StandardCheckpointer()
+            self._checkpointer = _checkpointer()
             self._delete_unfinished()
             last = max(self._manifests, default=None)
             begin = "begins anew" if last is None else f"goes on from step {last}"
@@ -267,6 +267,13 @@ class Checkpoints:
 def shapes(state: TrainState) -> TrainState:
     """The state's shapes and placement, which is all that `restore` needs of it."""
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    # Where folders are made in the background and that fails, orbax's threads wait for them, and
+    # the process can't end, for 20 minutes.
+    options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    return ocp.StandardCheckpointer(async_options=options)
 
 
 class _Damaged(Exception):

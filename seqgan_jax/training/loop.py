@@ -112,7 +112,7 @@ class Loop:
         self._stop = threading.Event()
         self._signal = signal.SIGINT
         self._step_times = StepTimes()
-        self._watch = StallWatch(config.logging.get("stall_seconds", 600.0))
+        self._watch = StallWatch(config.logging.stall_seconds)
         self._newest: Evaluation | None = None
 
     def initial_state(self) -> TrainState:

@@ -1,6 +1,5 @@
 """A disk that is full, read-only or flips a bit: one line, and nothing lost but the last steps."""
 
-import ctypes
 import json
 import os
 import resource
@@ -23,18 +22,19 @@ PATIENCE = 300  # seconds until a process is taken to hang
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="calls Linux itself")
 
 
-def without_overriding_permissions():
-    """Before a process starts: then root, too, may only write where the permissions say so."""
-    drop_from_bounding_set, dac_override = 24, 1
-    ctypes.CDLL(None).prctl(drop_from_bounding_set, dac_override, 0, 0, 0)
+# PR_CAPBSET_DROP of CAP_DAC_OVERRIDE: then root, too, may only write where permissions say so.
+WITHOUT_OVERRIDING = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 def start(overrides, workdir):
-    command = [sys.executable, "train.py", "--config=configs/captions.py:smoke", "--quiet"]
+    command = [sys.executable, "-c", WITHOUT_OVERRIDING, "train.py", "--quiet"]
+    command += ["--config=configs/captions.py:smoke"]
     command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in overrides.items())]
-    return subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=without_overriding_permissions
-    )
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
 
 
 def checkpoints(workdir):
