@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,18 @@ from absl.testing import flagsaver
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 LIMITS = {"flops": 1e11, "exps": 1e9, "bytes": 1e10}
+
+
+@pytest.fixture(autouse=True)
+def without_flags():
+    """Forgets the benchmarks afterwards: the programs have flags of the same names."""
+    defined, imported = set(flags.FLAGS), set(sys.modules)
+    yield
+    for flag in set(flags.FLAGS) - defined:
+        delattr(flags.FLAGS, flag)
+    for module in set(sys.modules) - imported:
+        if Path(getattr(sys.modules[module], "__file__", None) or "/").parent == FOLDER:
+            del sys.modules[module]
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ def phase(values, **options):
     given = {"steps": 100, "batch_size": B, "targets": 1, "evaluate_every": 100, "select": "nll"}
     constant = {"updates": 1, "batch_size": 0, "learning_rate": 0.05, "warmup": 0, "decay": 0.0}
     update = GeneratorUpdate(
-        **constant, policy_gradient=1.0, values=values, num_rollouts=2, rollout_chunk=3,
+        **constant, policy_gradient=1.0, estimator=values, num_rollouts=2, rollout_chunk=3,
         baseline="position" if values == "dense" else "prefix", **options,
     )  # fmt: skip
     return Phase("", generator=update, discriminator=None, transfer=False, **given)
