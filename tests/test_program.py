@@ -1005,7 +1005,8 @@ def test_unreadable_compiled_program_is_replaced(tmp_path, monkeypatch):
         whole = entry.read_bytes()
         entry.write_bytes(whole[: len(whole) // 2])
         assert compile_again() == [1.5, 1.5]
-        assert len(entry.read_bytes()) == len(whole)
+        # Whole again; a program compiled twice differs by a few bytes.
+        assert len(entry.read_bytes()) == pytest.approx(len(whole), rel=0.1)
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
