@@ -124,20 +124,12 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
     config.phases.calibrate = calibrate()
 
-    config.guard = guard()
-    config.rejection = rejection()
-    config.reward = reward()
-
-    config.logging = ml_collections.ConfigDict()
-    config.logging.every = 20
-    config.logging.checkpoint_every = 500
-    config.logging.stall_seconds = 600.0
-
-    config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.batch_size = 100
-    config.evaluation.validation_limit = 200
-    config.evaluation.num_samples = 5
-    config.evaluation.num_pictures = 12
+    add_common(
+        config,
+        validation_limit=200,
+        num_samples=5,
+        num_pictures=12,
+    )
 
     if variant == "smoke":
         _smoke(config)
@@ -148,6 +140,23 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     elif variant != "default":
         raise ValueError(f"no variant '{variant}'; choose from default, smoke, flickr8k, large")
     return config
+
+
+def add_common(config: ml_collections.ConfigDict, *, every: int = 20, **evaluation) -> None:
+    """Adds what every task's configuration has beside its data, networks and phases.
+
+    Args:
+      config: the configuration.
+      every: updates of a network between its logged lines.
+      **evaluation: the values of `config.evaluation`, but for its batches.
+    """
+    config.guard = guard()
+    config.rejection = rejection()
+    config.reward = reward()
+    config.logging = ml_collections.ConfigDict(
+        {"every": every, "checkpoint_every": 500, "stall_seconds": 600.0}
+    )
+    config.evaluation = ml_collections.ConfigDict({"batch_size": 100, **evaluation})
 
 
 def phase(generator=None, discriminator=None, **overrides) -> ml_collections.ConfigDict:

@@ -12,14 +12,12 @@ import ml_collections
 from ml_collections import config_dict
 
 from configs.captions import (
+    add_common,
     calibrate,
     discriminator_update,
     generator_update,
-    guard,
     phase,
     pretrain_adversarial,
-    rejection,
-    reward,
 )
 
 # Updates that see each of the 10,000 training sequences once, 64 at a time.
@@ -131,20 +129,13 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
     config.phases.calibrate = calibrate()
 
-    config.guard = guard()
-    config.rejection = rejection()
-    config.reward = reward()
-
-    config.logging = ml_collections.ConfigDict()
-    config.logging.every = 100
-    config.logging.checkpoint_every = 500
-    config.logging.stall_seconds = 600.0
-
-    config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.batch_size = 100
-    config.evaluation.validation_limit = 2000
-    config.evaluation.num_samples = 1
-    config.evaluation.num_pictures = 4
+    add_common(
+        config,
+        every=100,
+        validation_limit=2000,
+        num_samples=1,
+        num_pictures=4,
+    )
 
     if variant == "paper":
         _paper(config)

@@ -13,13 +13,11 @@ import ml_collections
 from ml_collections import config_dict
 
 from configs.captions import (
+    add_common,
     calibrate,
     discriminator_update,
     generator_update,
-    guard,
     phase,
-    rejection,
-    reward,
 )
 
 
@@ -155,20 +153,12 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     config.phases.calibrate = calibrate()
 
-    config.guard = guard()
-    config.rejection = rejection()
-    config.reward = reward()
-
-    config.logging = ml_collections.ConfigDict()
-    config.logging.every = 20
-    config.logging.checkpoint_every = 500
-    config.logging.stall_seconds = 600.0
-
-    config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.batch_size = 100
-    config.evaluation.validation_limit = 200
-    config.evaluation.num_samples = 1
-    config.evaluation.num_pictures = 6
+    add_common(
+        config,
+        validation_limit=200,
+        num_samples=1,
+        num_pictures=6,
+    )
 
     variants = {"smoke": _smoke, "long": _long, "fsdd": _fsdd, "ljspeech": _ljspeech}
     if variant in variants:

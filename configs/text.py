@@ -14,13 +14,11 @@ import ml_collections
 from ml_collections import config_dict
 
 from configs.captions import (
+    add_common,
     calibrate,
     discriminator_update,
     generator_update,
-    guard,
     phase,
-    rejection,
-    reward,
 )
 
 
@@ -128,21 +126,13 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
     config.phases.calibrate = calibrate()
 
-    config.guard = guard()
-    config.rejection = rejection()
-    config.reward = reward()
-
-    config.logging = ml_collections.ConfigDict()
-    config.logging.every = 20
-    config.logging.checkpoint_every = 500
-    config.logging.stall_seconds = 600.0
-
-    config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.batch_size = 100
-    config.evaluation.validation_limit = 1000
-    config.evaluation.num_samples = 1
-    config.evaluation.num_pictures = 8
-    config.evaluation.temperatures = (0.7, 1.0, 1.3)
+    add_common(
+        config,
+        validation_limit=1000,
+        num_samples=1,
+        num_pictures=8,
+        temperatures=(0.7, 1.0, 1.3),
+    )
 
     variants = {
         "default": lambda config: None,

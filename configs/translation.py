@@ -14,13 +14,11 @@ import ml_collections
 from ml_collections import config_dict
 
 from configs.captions import (
+    add_common,
     calibrate,
     discriminator_update,
     generator_update,
-    guard,
     phase,
-    rejection,
-    reward,
 )
 
 
@@ -124,20 +122,12 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
     config.phases.calibrate = calibrate()
 
-    config.guard = guard()
-    config.rejection = rejection()
-    config.reward = reward()
-
-    config.logging = ml_collections.ConfigDict()
-    config.logging.every = 20
-    config.logging.checkpoint_every = 500
-    config.logging.stall_seconds = 600.0
-
-    config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.batch_size = 100
-    config.evaluation.validation_limit = 500
-    config.evaluation.num_samples = 1
-    config.evaluation.num_pictures = 12
+    add_common(
+        config,
+        validation_limit=500,
+        num_samples=1,
+        num_pictures=12,
+    )
 
     variants = {
         "smoke": _smoke,
