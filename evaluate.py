@@ -7,7 +7,8 @@ python evaluate.py --compare A B C [--references=FILE]
 
 from absl import app, flags
 
-from seqgan_jax import program
+from seqgan_jax.programs import start
+from seqgan_jax.programs.compare import evaluate_or_compare
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
 SPLIT = flags.DEFINE_string("split", "test", "Which held-out data.")
@@ -56,8 +57,8 @@ OUTPUT = flags.DEFINE_string("output", None, "The JSON file to write; --compare:
 
 
 def main(argv):
-    program.main(
-        lambda: program.evaluate_or_compare(
+    start.main(
+        lambda: evaluate_or_compare(
             WORKDIR.value,
             SAMPLES.value,
             [*COMPARE.value, *argv[1:]],
@@ -88,4 +89,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=program.parse_flags)
+    app.run(main, flags_parser=start.parse_flags)

@@ -2,8 +2,8 @@
 
 from absl import app, flags
 
-from seqgan_jax import program
-from seqgan_jax.core.sampling import Truncation
+from seqgan_jax.programs import start
+from seqgan_jax.programs.generate import generate
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 IMAGE = flags.DEFINE_multi_string("image", None, "For captions: an image, or a folder of them.")
@@ -32,27 +32,32 @@ FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "What to print.")
 OUTPUT = flags.DEFINE_string("output", None, "Write to this file (.wav: speech), don't print.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")
 
+# What `Model.generate` takes by the same names.
+OPTIONS = (
+    IMAGE,
+    TEXT,
+    SPEAKER,
+    INPUT,
+    SEED,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    BEAM_SIZE,
+    RERANK,
+    REJECT,
+    PREFIX,
+    LENGTH,
+    BAN,
+)
+
 
 def main(argv):
     del argv
-    program.main(
-        lambda: program.generate(
+    start.main(
+        lambda: generate(
             WORKDIR.value,
-            {
-                "image": IMAGE.value,
-                "text": TEXT.value,
-                "input": INPUT.value,
-                "speaker": SPEAKER.value,
-            },
+            {option.name: option.value for option in OPTIONS},
             num_samples=NUM_SAMPLES.value,
-            seed=SEED.value,
-            truncation=Truncation(TEMPERATURE.value, TOP_K.value, TOP_P.value),
-            beam_size=BEAM_SIZE.value,
-            rerank=RERANK.value,
-            reject=REJECT.value,
-            prefix=PREFIX.value,
-            length=LENGTH.value,
-            banned=BAN.value,
             checkpoint=CHECKPOINT.value,
             form=FORMAT.value,
             output=OUTPUT.value,
@@ -62,4 +67,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=program.parse_flags)
+    app.run(main, flags_parser=start.parse_flags)

@@ -6,7 +6,8 @@ The same command goes on with a run that was stopped.
 from absl import app, flags
 from ml_collections import config_flags
 
-from seqgan_jax import program
+from seqgan_jax.programs import start
+from seqgan_jax.programs.train import train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/TASK-VARIANT by default.")
@@ -19,14 +20,12 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.
 
 def main(argv):
     del argv
-    program.main(
-        lambda: program.train(
-            CONFIG.value, WORKDIR.value, quiet=QUIET.value, profile=PROFILE.value
-        ),
+    start.main(
+        lambda: train(CONFIG.value, WORKDIR.value, quiet=QUIET.value, profile=PROFILE.value),
         debug=DEBUG.value,
     )
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=program.parse_flags)
+    app.run(main, flags_parser=start.parse_flags)

@@ -19,7 +19,8 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from seqgan_jax.program import Run, keep_memory
+from seqgan_jax.programs.run import Run
+from seqgan_jax.programs.start import keep_memory
 from seqgan_jax.reporting.progress import Progress
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/captions.py", "The configuration.")

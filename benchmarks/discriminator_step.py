@@ -19,7 +19,7 @@ from absl import app
 
 from seqgan_jax.core import losses, text_cnn
 from seqgan_jax.models.cnn_discriminator import CNNDiscriminator
-from seqgan_jax.program import keep_memory
+from seqgan_jax.programs.start import keep_memory
 
 CHUNK = 4  # prefixes whose completions are scored together
 

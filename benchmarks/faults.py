@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from seqgan_jax import program
+from seqgan_jax.programs.run import Run
 from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
@@ -92,7 +92,7 @@ def timeless(workdir):
 def states(workdir):
     """Every kept checkpoint by step."""
     with Progress(quiet=True) as progress:
-        run = program.Run(workdir, None, progress)
+        run = Run(workdir, None, progress)
         like = shapes(run.loop.initial_state())
         checkpoints = Checkpoints(workdir, read_only=True)
         return {
@@ -160,7 +160,7 @@ def full_disk(folder, whole):
 def costs(whole):
     """Times of verifying and restoring the newest checkpoint, minima of five."""
     with Progress(quiet=True) as progress:
-        like = shapes(program.Run(whole, None, progress).loop.initial_state())
+        like = shapes(Run(whole, None, progress).loop.initial_state())
     times = {"verify": [], "restore": []}
     for _ in range(5):
         began = time.perf_counter()

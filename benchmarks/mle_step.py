@@ -15,7 +15,7 @@ import settings
 from absl import app
 
 from seqgan_jax.core import losses
-from seqgan_jax.program import keep_memory
+from seqgan_jax.programs.start import keep_memory
 
 
 def main(argv):

@@ -16,7 +16,7 @@ import settings
 from absl import app, flags
 
 from seqgan_jax.core import lstm, rollout
-from seqgan_jax.program import keep_memory
+from seqgan_jax.programs.start import keep_memory
 
 CHUNK = flags.DEFINE_integer("chunk", 1, "Prefixes that complete together.", lower_bound=1)
 ROLLOUTS = flags.DEFINE_integer("rollouts", None, "Instead of the setting's.", lower_bound=1)

@@ -27,7 +27,7 @@ from configs import oracle
 from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.core import text_cnn
 from seqgan_jax.models import build
-from seqgan_jax.program import keep_memory
+from seqgan_jax.programs.start import keep_memory
 from seqgan_jax.training import phases
 from seqgan_jax.training.steps import Steps
 

@@ -23,7 +23,7 @@ from absl import app, flags
 
 from seqgan_jax.codecs.mel import Analysis, MelCodec
 from seqgan_jax.models import build
-from seqgan_jax.program import keep_memory
+from seqgan_jax.programs.start import keep_memory
 from seqgan_jax.training import fit, phases
 from seqgan_jax.training.steps import Steps
 

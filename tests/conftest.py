@@ -3,6 +3,7 @@
 The environment is set before anything imports JAX, and reaches the processes that tests start.
 """
 
+import functools
 import os
 import runpy
 import tempfile
@@ -85,19 +86,20 @@ def tiny(overrides):
 @pytest.fixture(scope="session")
 def finished(overrides, tmp_path_factory):
     """A run that nothing interrupted: its directory, and the run itself."""
-    from seqgan_jax import program
+    from seqgan_jax.programs.run import Run
+    from seqgan_jax.programs.train import train
 
     runs = []
 
-    class Kept(program.Run):
+    class Kept(Run):
         def __init__(self, *args):
             super().__init__(*args)
             runs.append(self)
 
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "Run", Kept)
-        program.train(tiny(overrides), str(workdir), quiet=True)
+        patch.setattr("seqgan_jax.programs.train.Run", Kept)
+        train(tiny(overrides), str(workdir), quiet=True)
     return workdir, runs[0]
 
 
@@ -105,3 +107,50 @@ def finished(overrides, tmp_path_factory):
 def finished_run(finished):
     """The directory of a run that nothing interrupted."""
     return finished[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(overrides, tmp_path_factory):
+    """By a task's name, the directory of a run that has learned nothing, with one checkpoint."""
+    import jax.numpy as jnp
+
+    from seqgan_jax.core.rejection import Calibration
+    from seqgan_jax.programs.run import Run
+    from seqgan_jax.reporting.progress import Progress
+    from seqgan_jax.training.checkpoint import Checkpoints
+
+    @functools.cache
+    def tiny_run(task):
+        config = runpy.run_path(str(ROOT / "configs" / f"{task}.py"))["get_config"]("smoke")
+        workdir = tmp_path_factory.mktemp(task)
+        if task == "captions":
+            config.update_from_flattened_dict(overrides)
+            config.data.update(source="scenes", image_size=32)
+            config.encoder.update(kind="convolutional", channels=(4, 4))
+        elif task == "oracle":
+            config.oracle.update(vocabulary=9, size=3)
+            config.data.update(length=4, train_size=8, validation_size=6, test_size=6)
+        elif task == "translation":
+            config.codec.update(max_length=5, max_source_length=20)
+        elif task == "speech":
+            config.data.update(train_size=12, validation_size=2, test_size=2)
+            config.codec.update(size=8, max_length=6)
+        elif task == "text":
+            lines = tmp_path_factory.mktemp("lines") / "lines.txt"
+            rng = np.random.default_rng(0)
+            lines.write_text("\n".join(" ".join(rng.choice(WORDS, 4)) for _ in range(60)))
+            config.data.update(path=str(lines))
+            config.codec.update(max_length=6)
+            for name in config.phases.order:
+                config.phases[name].batch_size = 4
+        with Progress(quiet=True) as progress:
+            run = Run(workdir, config, progress)
+            state = run.loop.initial_state()
+            known = Calibration(*map(jnp.float32, (1.0, 0.0, 1.0, 0.0)))
+            checkpoints = Checkpoints(workdir)
+            state = state.replace(calibration=known)
+            checkpoints.save(state, phase="adversarial", ended=True, score=None)
+            checkpoints.close()
+        return workdir
+
+    return tiny_run

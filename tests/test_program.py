@@ -23,10 +23,12 @@ from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 from PIL import Image
 
-from seqgan_jax import program
 from seqgan_jax.data.espeak import espeak
 from seqgan_jax.evaluation import judges, sweep
 from seqgan_jax.evaluation.report import Metric, write_evaluation
+from seqgan_jax.programs import start
+from seqgan_jax.programs.run import Run, parts
+from seqgan_jax.programs.train import train
 from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import phases as schedule
@@ -46,7 +48,7 @@ def call(capsys, monkeypatch):
         own = set(flags.FLAGS) - before
         try:
             monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
-            entry["main"](program.parse_flags(sys.argv))
+            entry["main"](start.parse_flags(sys.argv))
         except SystemExit as stop:
             status = stop.code
         finally:
@@ -118,11 +120,11 @@ def test_several_images_need_several_options(refused, tmp_path):
 
 
 def test_interrupted_before_there_is_anything_to_save(capsys):
-    def start():
+    def interrupted():
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stop:
-        program.main(start)
+        start.main(interrupted)
     assert stop.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -147,8 +149,8 @@ def test_budgets_and_logging_may_change(finished_run, overrides, tmp_path):
     config = runpy.run_path(str(ROOT / "configs" / "captions.py"))["get_config"]("smoke")
     config.update_from_flattened_dict(values)
     with Progress(quiet=True) as progress:
-        program.Run(tmp_path / "run", config, progress)
-        again = program.Run(tmp_path / "run", None, progress)
+        Run(tmp_path / "run", config, progress)
+        again = Run(tmp_path / "run", None, progress)
     assert again.config.to_dict() == config.to_dict()
 
 
@@ -269,7 +271,7 @@ def scenes_run(overrides, tmp_path_factory):
     config.encoder.update(kind="convolutional", channels=(4, 4))
     workdir = tmp_path_factory.mktemp("scenes")
     with Progress(quiet=True) as progress:
-        run = program.Run(workdir, config, progress)
+        run = Run(workdir, config, progress)
         checkpoints = Checkpoints(workdir)
         checkpoints.save(run.loop.initial_state(), phase="adversarial", ended=True, score=None)
         checkpoints.close()
@@ -429,12 +431,12 @@ def oracle_config():
 @pytest.fixture(scope="module")
 def oracle_run(oracle_config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("oracle")
-    program.train(oracle_config, str(workdir), quiet=True)
+    train(oracle_config, str(workdir), quiet=True)
     return workdir
 
 
 def test_the_oracle_trains(oracle_run, oracle_config, capsys):
-    program.train(oracle_config, str(oracle_run))
+    train(oracle_config, str(oracle_run))
     text = capsys.readouterr().out
     for words in ("on 6 held-out sequences", "forward_kl", "pictures: "):
         assert words in text
@@ -556,14 +558,14 @@ def test_a_run_survives_a_users_function(tiny_config, tmp_path, monkeypatch, cap
     tiny_config.phases.adversarial.steps = 8
     tiny_config.phases.adversarial.generator.update(estimator="dense", baseline="position")
     with pytest.raises(SystemExit) as stop:
-        program.main(lambda: program.train(tiny_config, str(tmp_path), quiet=True))
+        start.main(lambda: train(tiny_config, str(tmp_path), quiet=True))
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: config.reward.function: taste:score failed with KeyError: ")
     assert "not in my list" in line
     # The generator's third turn is the fifth update of the phase.
     assert Checkpoints(tmp_path, read_only=True).find("last") == 5
-    program.train(tiny_config, str(tmp_path), quiet=True)
+    train(tiny_config, str(tmp_path), quiet=True)
     rows = [r for r in read_metrics(tmp_path) if "generator/external_reward" in r]
     assert [r["step"] for r in rows] == [2, 4, 6, 8]
     assert all(0 < r["generator/external_reward"] < 1 for r in rows)
@@ -781,7 +783,7 @@ def text_trained(text_options, tmp_path_factory):
     config.update_from_flattened_dict(text_options)
     workdir = tmp_path_factory.mktemp("text-run")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        program.train(config.lock(), str(workdir))
+        train(config.lock(), str(workdir))
     return workdir, printed.getvalue()
 
 
@@ -887,9 +889,9 @@ def test_large_buffers_stay_in_the_process():
     code = """
 import resource, sys
 import numpy as np
-from seqgan_jax import program
+from seqgan_jax.programs import start
 if sys.argv[1] == "keep":
-    program.keep_memory()
+    start.keep_memory()
 for _ in range(10):
     np.zeros(2**23) + 1.0
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -915,7 +917,7 @@ def translation_run(tmp_path_factory):
     config.codec.update(max_length=5, max_source_length=20)
     workdir = tmp_path_factory.mktemp("translation")
     with Progress(quiet=True) as progress:
-        run = program.Run(workdir, config, progress)
+        run = Run(workdir, config, progress)
         checkpoints = Checkpoints(workdir)
         checkpoints.save(run.loop.initial_state(), phase="adversarial", ended=True, score=None)
         checkpoints.close()
@@ -940,10 +942,10 @@ def test_texts_are_translated(call, translation_run, tmp_path):
 
 def test_requests_come_in_parts():
     batch = {"source": {"a": np.arange(7)}, "source_mask": None, "weight": np.ones(7, np.float32)}
-    parts = list(program._parts(batch, 3))
-    assert [part["source"]["a"].tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
-    assert [part["weight"].tolist() for part in parts] == [[1, 1, 1], [1, 1, 1], [1, 0, 0]]
-    (whole,) = program._parts(batch, 9)
+    found = list(parts(batch, 3))
+    assert [part["source"]["a"].tolist() for part in found] == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
+    assert [part["weight"].tolist() for part in found] == [[1, 1, 1], [1, 1, 1], [1, 0, 0]]
+    (whole,) = parts(batch, 9)
     assert whole["source"]["a"].tolist() == list(range(7))
 
 
@@ -997,7 +999,7 @@ def test_unreadable_compiled_program_is_replaced(tmp_path, monkeypatch):
         return jax.jit(lambda x: x * 1.5)(np.ones(2, np.float32)).tolist()
 
     try:
-        program.compilation_cache()
+        start.compilation_cache()
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         compile_again()
         (entry,) = (tmp_path / "compiled").glob("*lambda*-cache")
@@ -1029,7 +1031,7 @@ def speech_run(tmp_path_factory):
     config.codec.update(size=8, max_length=6)
     workdir = tmp_path_factory.mktemp("speech")
     with Progress(quiet=True) as progress:
-        run = program.Run(workdir, config, progress)
+        run = Run(workdir, config, progress)
         checkpoints = Checkpoints(workdir)
         checkpoints.save(run.loop.initial_state(), phase="adversarial", ended=True, score=None)
         checkpoints.close()

@@ -24,6 +24,8 @@ class Sample(NamedTuple):
       scores: the discriminator's probability that each is real, [R].
       token_log_probs: what `log_probs` are the sums of, [R, T]; None for what was searched.
       logits: the discriminator's, of which `scores` are the probabilities, [R]; None likewise.
+      index: the number of each among all that were drawn for its source, which its noise is a
+        function of, [R]; None likewise.
     """
 
     tokens: np.ndarray
@@ -32,6 +34,7 @@ class Sample(NamedTuple):
     scores: np.ndarray
     token_log_probs: np.ndarray | None = None
     logits: np.ndarray | None = None
+    index: np.ndarray | None = None
 
 
 class Accepted(NamedTuple):
@@ -84,7 +87,8 @@ def write(
         rows = written.log_probs[real], written.scores[real]
         for sample, token_log_probs, logits in zip(samples, *rows, strict=True):
             kept = np.sort(np.argsort(-sample.scores, kind="stable")[:num_samples])
-            whole = sample._replace(token_log_probs=token_log_probs, logits=logits)
+            index = np.arange(len(logits), dtype=np.int32)
+            whole = sample._replace(token_log_probs=token_log_probs, logits=logits, index=index)
             yield Sample(*(x[kept] for x in whole))
 
 
@@ -154,7 +158,7 @@ def accepted(
         while open_sources and len(open_sources[0]) == num_samples:
             if any(lane.kept is None for lane in open_sources[0]):
                 break
-            yield _accepted(open_sources.popleft())
+            yield _accepted(open_sources.popleft(), tries)
 
 
 @dataclasses.dataclass
@@ -177,7 +181,7 @@ def _wanted(batches: Iterable[dict], num_samples: int) -> Iterator[_Lane]:
             yield from (_Lane(source, slot) for slot in range(num_samples))
 
 
-def _accepted(lanes: Sequence[_Lane]) -> Accepted:
+def _accepted(lanes: Sequence[_Lane], tries: int) -> Accepted:
     written = jax.tree.map(lambda *x: np.concatenate(x), *(lane.kept for lane in lanes))
     sample = Sample(
         written.tokens,
@@ -186,6 +190,7 @@ def _accepted(lanes: Sequence[_Lane]) -> Accepted:
         1 / (1 + np.exp(-written.scores)),
         written.log_probs,
         written.scores,
+        np.array([lane.slot * tries + lane.draws - 1 for lane in lanes], np.int32),
     )
     told = (np.array([getattr(x, n) for x in lanes]) for n in ("draws", "acceptance", "exhausted"))
     return Accepted(sample, *told)

@@ -8,6 +8,7 @@ from pathlib import Path
 from seqgan_jax.evaluation import densities
 from seqgan_jax.evaluation.report import Metric, plain, table, write_json
 
+TEMPERATURES = tuple(round(0.1 * tenth, 1) for tenth in range(5, 16))
 # Figures by name, at each temperature, lowest first.
 Points = Mapping[float, Mapping[str, Metric]]
 

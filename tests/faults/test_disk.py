@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from seqgan_jax import program
+from seqgan_jax.programs.run import Run
+from seqgan_jax.programs.train import train
 from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
 
@@ -97,7 +98,7 @@ def test_no_fault_of_the_disk_changes_how_a_run_ends(
     content[len(content) // 2] ^= 8
     largest.write_bytes(content)
     capsys.readouterr()
-    program.train(tiny_config, str(workdir), quiet=True)
+    train(tiny_config, str(workdir), quiet=True)
     (line,) = capsys.readouterr().err.splitlines()
     assert f"checkpoints/{newest}: damaged (" in line
     assert (workdir / "checkpoints" / "damaged" / str(newest)).is_dir()
@@ -105,6 +106,6 @@ def test_no_fault_of_the_disk_changes_how_a_run_ends(
     assert timeless(workdir) == timeless(finished_run)
     config = json.loads((workdir / "config.json").read_text())
     with Progress(quiet=True) as progress:
-        ours, theirs = (program.Run(where, None, progress) for where in (workdir, finished_run))
+        ours, theirs = (Run(where, None, progress) for where in (workdir, finished_run))
         for name in ("last", *config["phases"]["order"]):
             jax.tree.map(np.testing.assert_array_equal, ours.restore(name), theirs.restore(name))

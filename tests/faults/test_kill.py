@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from seqgan_jax import program
+from seqgan_jax.programs.run import Run
 from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
 
@@ -45,7 +45,7 @@ def timeless(workdir):
 
 def states(workdir, names):
     with Progress(quiet=True) as progress:
-        run = program.Run(workdir, None, progress)
+        run = Run(workdir, None, progress)
         return [jax.device_get(run.restore(name)) for name in names]
 
 

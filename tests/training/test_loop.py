@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from seqgan_jax import program
 from seqgan_jax.data import pipeline
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import held_out
+from seqgan_jax.programs import start
+from seqgan_jax.programs.run import Run
+from seqgan_jax.programs.train import train
 from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import loop as loop_module
@@ -39,7 +41,7 @@ def timeless(workdir):
 
 def states(workdir, *names):
     with Progress(quiet=True) as progress:
-        run = program.Run(workdir, None, progress)
+        run = Run(workdir, None, progress)
         return [jax.device_get(run.restore(name)) for name in names]
 
 
@@ -76,12 +78,12 @@ def test_the_last_evaluation_is_what_is_shown_at_the_end(tiny_config, tmp_path, 
     monkeypatch.setattr(
         Loop, "evaluate", lambda self, state: seen.append(int(state.step)) or evaluate(self, state)
     )
-    program.train(tiny_config, str(tmp_path), quiet=True)
+    train(tiny_config, str(tmp_path), quiet=True)
     assert seen == every
     for name in ("captions.json", "captions.png"):
         last = (tmp_path / "samples" / f"{len(order):08d}-{order[-1]}" / name).read_bytes()
         assert (tmp_path / "samples" / "final" / name).read_bytes() == last
-    program.train(tiny_config, str(tmp_path), quiet=True)
+    train(tiny_config, str(tmp_path), quiet=True)
     assert seen == [*every, every[-1]]
 
 
@@ -107,7 +109,7 @@ def test_a_finished_run_says_so_and_trains_no_more(finished_run, tiny_config, ca
 
     monkeypatch.setattr(Steps, "_train_step", no_step)
     before, files = timeless(finished_run), sorted((finished_run / "checkpoints").iterdir())
-    program.train(tiny_config, str(finished_run))
+    train(tiny_config, str(finished_run))
     assert "this run is finished" in capsys.readouterr().out
     assert timeless(finished_run) == before
     assert sorted((finished_run / "checkpoints").iterdir()) == files
@@ -153,7 +155,7 @@ def test_interrupted_runs_end_the_same(
         signal_at(number, name, step)
         start_counts.clear()
         with pytest.raises(SystemExit) as stop:
-            program.main(lambda: program.train(tiny_config, str(tmp_path), quiet=True))
+            start.main(lambda: train(tiny_config, str(tmp_path), quiet=True))
         assert stop.value.code == 128 + number
         lines = capsys.readouterr().err.splitlines()
         done = sum(tiny_config.phases[n].steps for n in order[: order.index(name)]) + step
@@ -161,7 +163,7 @@ def test_interrupted_runs_end_the_same(
         assert timeless(tmp_path)[-1]["step"] == done
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
     start_counts.clear()
-    program.train(tiny_config, str(tmp_path), quiet=True)
+    train(tiny_config, str(tmp_path), quiet=True)
     # Each network's batches already used are not made again; then comes the fine-tuning.
     assert start_counts == [2, 1, 0, 0]
     assert timeless(tmp_path) == timeless(finished_run)
@@ -174,7 +176,7 @@ def test_a_signal_at_the_last_step_ends_the_run(tiny_config, capsys, signal_at, 
     first = tiny_config.phases.order[0]
     tiny_config.phases.order = (first,)
     signal_at(signal.SIGINT, first, 3)
-    program.train(tiny_config, str(tmp_path))
+    train(tiny_config, str(tmp_path))
     assert "this run is finished" in capsys.readouterr().out
 
 
@@ -193,7 +195,7 @@ def test_unknown_select_is_a_users_error(tiny_config, tmp_path):
     first = tiny_config.phases.order[0]
     tiny_config.phases[first].update(select="beauty", steps=1)
     with pytest.raises(UserError, match=rf"^config.phases.{first}.select: no figure 'beauty'; "):
-        program.train(tiny_config, str(tmp_path), quiet=True)
+        train(tiny_config, str(tmp_path), quiet=True)
 
 
 # Every kind of phase, on an oracle small enough to run many times over.
@@ -227,7 +229,7 @@ def small(tmp_path_factory):
     config.logging.update(every=1, checkpoint_every=3)
     config.guard.update(patience=2, limit=2)
     with Progress(quiet=True) as progress:
-        return program.Run(tmp_path_factory.mktemp("small"), config.lock(), progress)
+        return Run(tmp_path_factory.mktemp("small"), config.lock(), progress)
 
 
 class Poisoned:

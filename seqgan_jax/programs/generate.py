@@ -1,0 +1,84 @@
+"""Writing with a trained model on the command line; `seqgan_jax.api` does the work."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqgan_jax.api import PART as PART
+from seqgan_jax.api import Generated, load
+from seqgan_jax.errors import UserError
+from seqgan_jax.files import replace_file
+from seqgan_jax.programs.start import compilation_cache
+from seqgan_jax.reporting.progress import Progress
+
+
+def generate(
+    workdir: str,
+    options: Mapping[str, Any],
+    *,
+    num_samples: int | None,
+    checkpoint: str,
+    form: str,
+    output: str | None,
+) -> None:
+    """Writes for what a user asks, as lines of text or as JSON.
+
+    Args:
+      workdir: the run.
+      options: what to write for and how, see `api.Model.generate`; None for those that weren't
+        given.
+      num_samples: sequences for each source; None for 5, or 1 where they go to a file of their own
+        kind.
+      checkpoint: 'last', 'best' or a phase's name.
+      form: 'text' or 'json'.
+      output: the file to write to; None for standard output. One whose ending is among the task's
+        `endings` is what was written itself, a sound, and the lines are printed.
+
+    Raises:
+      UserError: for options that make no sense, or that this model has no use for.
+    """
+    compilation_cache()
+    with Progress(quiet=output is None or form == "json") as progress:
+        model = load(workdir, checkpoint, progress=progress)
+        task = model.task
+        whole = output is not None and Path(output).suffix.lower() in task.endings
+        if num_samples is None:
+            num_samples = 1 if whole else 5
+        written = model.generate(num_samples=num_samples, **options)
+        if written[0].accepted:
+            print(_cost(written, model.tries, task.items), file=sys.stderr)
+        paths = model.save(output, written) if whole else []
+    if form == "json":
+        rows = [task.row(each.name, each.sample) for each in written]
+        text = json.dumps(rows, indent=1, ensure_ascii=False)
+    else:
+        lines = (line for each in written for line in task.describe(each.name, each.sample))
+        text = "\n".join(lines)
+    if whole:
+        print(text)
+        if form != "json":
+            print(f"written: {', '.join(map(str, paths))}")
+        return
+    if output is None:
+        print(text)
+        return
+    try:
+        with replace_file(Path(output)) as file:
+            file.write(text.encode() + b"\n")
+    except OSError as error:
+        raise UserError(
+            f"--output={output}: can't be written ({error.strerror}); name another file"
+        ) from error
+
+
+def _cost(written: Sequence[Generated], tries: int, items: str) -> str:
+    draws = np.concatenate([each.accepted.draws for each in written])
+    exhausted = int(sum(each.accepted.exhausted.sum() for each in written))
+    told = f"drew {draws.sum():,} {items} to keep {len(draws):,}: {draws.mean():.1f} for each"
+    if exhausted:
+        told += f"; {exhausted:,} of them are the last of {tries} tries, none of them accepted"
+    return told

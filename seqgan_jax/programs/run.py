@@ -1,0 +1,216 @@
+"""A run: its directory, and all that its configuration says."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from seqgan_jax import tasks
+from seqgan_jax.errors import UserError
+from seqgan_jax.files import replace_file
+from seqgan_jax.models import build
+from seqgan_jax.programs.start import compile_quickly
+from seqgan_jax.reporting.progress import Progress
+from seqgan_jax.training import external
+from seqgan_jax.training import phases as schedule
+from seqgan_jax.training.checkpoint import Checkpoints, shapes
+from seqgan_jax.training.loop import Loop
+from seqgan_jax.training.state import TrainState
+from seqgan_jax.training.steps import Steps
+
+# What may differ between a run and its continuation.
+_MAY_CHANGE = ("logging.", "evaluation.", "guard.")
+_MAY_CHANGE_IN_PHASES = ("steps", "evaluate_every")
+
+
+class Run:
+    """A run's directory with all that its configuration says: data, networks, steps.
+
+    Args:
+      workdir: the directory.
+      config: the configuration of a new or a continued run; None to read the saved one.
+      progress: the display.
+      profile: how many steps of every phase to trace.
+
+    Raises:
+      UserError: if the directory can't be used, or holds a run of another configuration.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        config: ml_collections.ConfigDict | None,
+        progress: Progress,
+        profile: int = 0,
+    ):
+        self.workdir = workdir
+        self.progress = progress
+        if config is not None:
+            _claim(workdir, config)
+        self.config = _saved_config(workdir) if config is None else config
+        if not self.config.get("optimize_programs", True):
+            compile_quickly()
+        self.phases = schedule.parse(self.config.phases)
+        guard = schedule.parse_guard(self.config.get("guard", {}))
+        self.rejection = schedule.parse_rejection(self.config.get("rejection", {}))
+        reward = schedule.parse_reward(self.config.get("reward", {}), self.phases)
+        self.task = tasks.load(self.config, workdir, progress)
+        if config is not None:
+            source = self.task.template()["source"]
+            build.check_encoder(config.encoder, source)
+            if source is None:
+                _check_without_sources(self.phases)
+            _check_discriminator(self.phases, config.discriminator)
+        self.steps = Steps(
+            build.generator(self.config, self.task.codec.vocabulary, self.task.source_vocabulary),
+            build.discriminator(
+                self.config, self.task.codec.vocabulary, self.task.source_vocabulary
+            ),
+            self.task.codec.vocabulary,
+            self.task.length,
+            self.config.clip,
+            phases=self.phases,
+            external=reward.weight,
+        )
+        rewarded = config is not None and reward.function
+        self.loop = Loop(
+            self.config,
+            workdir,
+            self.task,
+            self.steps,
+            self.phases,
+            guard,
+            progress,
+            profile,
+            reward=external.load(reward.function, self.task) if rewarded else None,
+        )
+        if config is not None and any(phase.frozen for phase in self.phases):
+            schedule.check_frozen(self.phases, self.loop.parameters())
+        if config is not None:
+            # Last, so that a directory is not taken by a configuration that was refused.
+            with replace_file(workdir / "config.json") as file:
+                file.write(json.dumps(config.to_dict(), indent=1).encode() + b"\n")
+
+    def restore(self, which: str) -> TrainState:
+        """The state of a checkpoint: 'last', 'best' or a phase's name."""
+        checkpoints = Checkpoints(self.workdir, read_only=True)
+        step = checkpoints.find(which)
+        return checkpoints.restore(step, shapes(self.loop.initial_state()))
+
+    def calibrated(self, which: str) -> TrainState:
+        """The same of a checkpoint that rejection sampling can be done with.
+
+        Raises:
+          UserError: for one that isn't calibrated.
+        """
+        state = self.restore(which)
+        check_calibrated(state, which, self.workdir)
+        return state
+
+
+def check_calibrated(state: TrainState, which: str, workdir: Path) -> None:
+    """Refuses a checkpoint that rejection sampling can't be done with."""
+    if not np.isfinite(state.calibration.maximum):
+        raise UserError(
+            f"--reject: the checkpoint {which} of {workdir} is not calibrated; choose the end of "
+            "the phase calibrate, or train with it at the end of config.phases.order"
+        )
+
+
+def _check_without_sources(phases: Sequence[schedule.Phase]) -> None:
+    """Refuses losses that need sources."""
+    for phase in phases:
+        where = f"config.phases.{phase.name}"
+        for option in ("words", "guided_attention"):
+            if phase.generator and phase.generator.has(option):
+                raise UserError(f"{where}.generator.{option}: this task has no sources; set 0")
+        if phase.discriminator and phase.discriminator.mismatch:
+            raise UserError(f"{where}.discriminator.mismatch: this task has no sources; set 0")
+
+
+def _check_discriminator(
+    phases: Sequence[schedule.Phase], config: ml_collections.ConfigDict
+) -> None:
+    """Refuses losses for which the discriminator isn't made."""
+    for phase in phases:
+        where = f"config.phases.{phase.name}"
+        if phase.generator and phase.generator.has("feature_matching") and config.kind == "cnn":
+            raise UserError(
+                f"{where}.generator.feature_matching: the cnn discriminator has no features of "
+                "prefixes; set 0, or choose the lstm or window discriminator"
+            )
+        reads_more = config.kind in ("window", "ratio") or config.get("likelihood", False)
+        if phase.discriminator and phase.discriminator.has("gradient_penalty") and reads_more:
+            raise UserError(
+                f"{where}.discriminator.gradient_penalty: needs a discriminator that reads tokens "
+                "by one embedding and by nothing else; set 0, or choose cnn, or lstm with "
+                "config.discriminator.likelihood=False"
+            )
+
+
+def _saved_config(workdir: Path) -> ml_collections.ConfigDict:
+    path = workdir / "config.json"
+    try:
+        return ml_collections.ConfigDict(_tuples(json.loads(path.read_text())))
+    except FileNotFoundError as error:
+        raise UserError(f"--workdir={workdir}: no run here (no config.json); train one") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: can't be read ({error}); restore it or train anew") from error
+
+
+def _tuples(tree):
+    """JSON's lists as the tuples that they were."""
+    if isinstance(tree, dict):
+        return {key: _tuples(value) for key, value in tree.items()}
+    return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
+
+
+def flat(config: ml_collections.ConfigDict) -> dict:
+    return dict(_leaves(config, ""))
+
+
+def _leaves(config, prefix):
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _may_change(name: str) -> bool:
+    return name.startswith(_MAY_CHANGE) or (
+        name.startswith("phases.") and name.rpartition(".")[2] in _MAY_CHANGE_IN_PHASES
+    )
+
+
+def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the directory, or checks that it holds a run of this configuration."""
+    if (workdir / "config.json").exists():
+        old, new = flat(_saved_config(workdir)), flat(config)
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name) and not _may_change(name):
+                raise UserError(
+                    f"--workdir={workdir}: holds a run with config.{name}={old.get(name)!r}, not "
+                    f"{new.get(name)!r}; name another directory"
+                )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: can't be written to ({error.strerror}); name another directory"
+        ) from error
+
+
+def parts(batch: dict, size: int) -> Iterator[dict]:
+    """The rows of a batch, `size` at a time; the last part is filled up with rows of weight 0."""
+    count = len(batch["weight"])
+    for start in range(0, count, size):
+        rows = np.arange(start, start + min(size, count))
+        part = jax.tree.map(lambda x, rows=rows: x[np.minimum(rows, count - 1)], batch)
+        yield part | {"weight": part["weight"] * (rows < count)}

@@ -1,0 +1,108 @@
+"""Starting and ending a program: the command line, errors, memory, compiled programs."""
+
+import ctypes
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import flags
+
+from seqgan_jax.data.cache import cache_folder
+from seqgan_jax.errors import UserError
+from seqgan_jax.training.loop import Interrupted
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Reads the command line; a bad one is one line on standard error and exit status 2.
+
+    A configuration's unknown keys, wrong types and unknown variants are found here too.
+    """
+    try:
+        flags.FLAGS.set_gnu_getopt()  # options may stand behind the names of --compare A B C
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            _ = flags.FLAGS.config.task  # a file that can't be read is told of at its first use
+        if len(rest) == 1 or ("compare" in flags.FLAGS and flags.FLAGS["compare"].value):
+            return rest
+        message = f"'{rest[1]}' belongs to no option; repeat the option before every value"
+    except flags.Error as error:
+        message = str(error)
+    except OSError as error:
+        message = f"--config: {error}"
+    except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
+        message = f"--config: {error.args[0] if error.args else error}"
+    print(f"error: {' '.join(message.split())}; see {argv[0]} --help", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(function: Callable[[], None], *, debug: bool = False) -> None:
+    """Runs a program; a user's error becomes one line on standard error and exit status 2."""
+    # JAX tells of every platform that it looked for and didn't find.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    keep_memory()
+    try:
+        function()
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signal)  # as shells have it: 130 for Ctrl-C, 143 for SIGTERM
+    except KeyboardInterrupt:  # before there was anything to save
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone: `| head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def keep_memory() -> None:
+    """Keeps freed memory in the process, where the C library is glibc.
+
+    By default it hands every large buffer back to the system, and a step on a CPU spends a quarter
+    of its time on page faults when it asks for them anew.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt:
+        for parameter, value in _MALLOC.items():
+            mallopt(parameter, value)
+
+
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, in bytes, and M_ARENA_MAX; see mallopt(3).
+_MALLOC = {-3: 2**30, -1: 2**31 - 1, -8: 1}
+
+
+def compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a second start is quick.
+
+    JAX warns of an entry that it can't load, compiles, and leaves the entry to fail again. Here it
+    is deleted, with all others: what broke one may have broken more, and they only save time.
+    """
+    folder = cache_folder() / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    show = warnings.showwarning
+
+    def heal(message, *details, **more):
+        if "Error reading persistent compilation cache entry" not in str(message):
+            show(message, *details, **more)
+            return
+        for entry in folder.glob("*-cache"):
+            entry.unlink(missing_ok=True)
+
+    warnings.showwarning = heal
+
+
+def compile_quickly() -> None:
+    """Has XLA compile without optimising, which takes half the time or less.
+
+    For programs that run for seconds. Without effect once JAX has begun to compute.
+    """
+    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
