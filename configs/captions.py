@@ -190,6 +190,89 @@ def pretrain_adversarial(generator, discriminator, **overrides) -> ml_collection
     return config
 
 
+def ratio_discriminator() -> ml_collections.ConfigDict:
+    """Language models of one layer, for which three layers of a generator need no equals."""
+    config = ml_collections.ConfigDict()
+    config.kind = "ratio"
+    config.embedding_size = 128
+    config.hidden_size = 128
+    config.num_layers = 1
+    config.output_size = 128
+    config.members = 3
+    config.dropout = 0.5
+    return config
+
+
+def ratio_phases(epoch: int) -> ml_collections.ConfigDict:
+    """A schedule for sequences without a source, judged by a ratio of likelihoods.
+
+    Args:
+      epoch: updates that see every training sequence once, 64 at a time.
+    """
+    phases = ml_collections.ConfigDict()
+    phases.order = (
+        "pretrain_generator",
+        "pretrain_discriminator",
+        "adversarial",
+        "finetune",
+        "calibrate",
+    )
+    phases.pretrain_generator = phase(
+        steps=16 * epoch,
+        evaluate_every=2 * epoch,
+        select="nll",
+        generator=generator_update(learning_rate=3e-3, warmup=epoch, decay=1.0, mle=1.0),
+    )
+    # The discriminator's language models learn as the generator did, from other parameters.
+    phases.pretrain_discriminator = phase(
+        steps=16 * epoch,
+        evaluate_every=4 * epoch,
+        select="discriminator_accuracy",
+        discriminator=discriminator_update(
+            learning_rate=3e-3,
+            warmup=epoch,
+            decay=1.0,
+            classification=0.0,
+            mle=1.0,
+            mismatch=0.0,
+        ),
+    )
+    # A round: the generator learns from the ratio of likelihoods, the models to tell it from data.
+    rewarded = {
+        "policy_gradient": 1.0,
+        "reward": "log_ratio",
+        "estimator": "actions",
+        "reward_clip": 10.0,
+        "baseline": "position",
+    }
+    judged = {"learning_rate": 3e-5, "smoothing": 1.0, "mismatch": 0.0, "per_step": 1.0}
+    phases.adversarial = phase(
+        steps=800,
+        batch_size=64,
+        evaluate_every=200,
+        select="quality_diversity",
+        generator=generator_update(updates=20, learning_rate=5e-4, decay=0.9, **rewarded),
+        discriminator=discriminator_update(**judged),
+    )
+    # From the best round, one network at a time.
+    phases.finetune = phase(
+        steps=40,
+        select="quality_diversity",
+        start_from="best",
+        freeze="alternate",
+        freeze_turn=20,
+        generator=generator_update(learning_rate=5e-5, **rewarded),
+        discriminator=discriminator_update(**judged),
+    )
+    # Another phase that the order may name.
+    phases.pretrain_adversarial = pretrain_adversarial(
+        generator_update(mle=1.0, warmup=epoch, **rewarded | {"policy_gradient": 0.1}),
+        discriminator_update(**judged),
+    )
+    phases.calibrate = calibrate()
+    return phases
+
+
 def calibrate() -> ml_collections.ConfigDict:
     """Both networks stay as the best checkpoint has them; what becomes better is sampling."""
     return phase(steps=1, select="quality_diversity", start_from="best", freeze="both")

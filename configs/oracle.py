@@ -13,11 +13,11 @@ from ml_collections import config_dict
 
 from configs.captions import (
     add_common,
-    calibrate,
     discriminator_update,
     generator_update,
     phase,
-    pretrain_adversarial,
+    ratio_discriminator,
+    ratio_phases,
 )
 
 # Updates that see each of the 10,000 training sequences once, 64 at a time.
@@ -57,77 +57,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.generator.noise_size = 0
     config.generator.dropout = 0.5
 
-    # Language models of one layer know these sequences as well as the generator's three do.
-    config.discriminator = ml_collections.ConfigDict()
-    config.discriminator.kind = "ratio"
-    config.discriminator.embedding_size = 128
-    config.discriminator.hidden_size = 128
-    config.discriminator.num_layers = 1
-    config.discriminator.output_size = 128
-    config.discriminator.members = 3
-    config.discriminator.dropout = 0.5
-
-    config.phases = ml_collections.ConfigDict()
-    config.phases.order = (
-        "pretrain_generator",
-        "pretrain_discriminator",
-        "adversarial",
-        "finetune",
-        "calibrate",
-    )
-    config.phases.pretrain_generator = phase(
-        steps=16 * EPOCH,
-        evaluate_every=2 * EPOCH,
-        select="nll",
-        generator=generator_update(learning_rate=3e-3, warmup=EPOCH, decay=1.0, mle=1.0),
-    )
-    # The discriminator's language models learn as the generator did, from other parameters.
-    config.phases.pretrain_discriminator = phase(
-        steps=16 * EPOCH,
-        evaluate_every=4 * EPOCH,
-        select="discriminator_accuracy",
-        discriminator=discriminator_update(
-            learning_rate=3e-3,
-            warmup=EPOCH,
-            decay=1.0,
-            classification=0.0,
-            mle=1.0,
-            mismatch=0.0,
-        ),
-    )
-    # A round: the generator learns from the ratio of likelihoods, the models to tell it from data.
-    rewarded = {
-        "policy_gradient": 1.0,
-        "reward": "log_ratio",
-        "estimator": "actions",
-        "reward_clip": 10.0,
-        "baseline": "position",
-    }
-    judged = {"learning_rate": 3e-5, "smoothing": 1.0, "mismatch": 0.0, "per_step": 1.0}
-    config.phases.adversarial = phase(
-        steps=800,
-        batch_size=64,
-        evaluate_every=200,
-        select="quality_diversity",
-        generator=generator_update(updates=20, learning_rate=5e-4, decay=0.9, **rewarded),
-        discriminator=discriminator_update(**judged),
-    )
-    # From the best round, one network at a time.
-    config.phases.finetune = phase(
-        steps=40,
-        select="quality_diversity",
-        start_from="best",
-        freeze="alternate",
-        freeze_turn=20,
-        generator=generator_update(learning_rate=5e-5, **rewarded),
-        discriminator=discriminator_update(**judged),
-    )
-    # Another phase that config.phases.order may name.
-    config.phases.pretrain_adversarial = pretrain_adversarial(
-        generator_update(mle=1.0, warmup=EPOCH, **rewarded | {"policy_gradient": 0.1}),
-        discriminator_update(**judged),
-    )
-    config.phases.calibrate = calibrate()
+    config.discriminator = ratio_discriminator()
+    config.phases = ratio_phases(EPOCH)
 
     add_common(
         config,

@@ -44,19 +44,27 @@ def comparisons(curves: Mapping[str, Points], axes: Sequence[str]) -> dict[str, 
 
 
 def lines(curves: Mapping[str, Points], shown: Sequence[str]) -> list[str]:
-    """A table for each checkpoint and a sentence for each comparison.
+    """A table for each checkpoint and unit, and a sentence for each comparison.
 
     Args:
       curves: by checkpoint.
-      shown: the figures of the table, of one unit, the axes first.
+      shown: the figures of the tables, the axes first.
     """
     text = []
     for name, points in curves.items():
-        columns = {
-            figure: {f"temperature {t:g}": figures[figure] for t, figures in points.items()}
-            for figure in shown
-        }
-        text += [f"{name}:", table(columns)]
+        text.append(f"{name}:")
+        first = next(iter(points.values()))
+        units = dict.fromkeys(first[figure].unit for figure in shown)
+        text += [
+            table(
+                {
+                    figure: {f"temperature {t:g}": found[figure] for t, found in points.items()}
+                    for figure in shown
+                    if first[figure].unit == unit
+                }
+            )
+            for unit in units
+        ]
     x = shown[0]
     for name, found in comparisons(curves, shown[:2]).items():
         line = f"{name} and {found['baseline']} have no {x} in common"

@@ -16,6 +16,9 @@ Tokens = tuple[str, ...]
 
 # Quality and diversity, less is better of both: what a curve over temperatures shows.
 AXES = ("lm_score", "reverse_lm_score")
+# What a curve over one model's temperatures shows: how alike its sentences are, and how unlike
+# real ones.
+SWEPT = ("self_bleu_4", "frechet", *AXES)
 
 # What a judge reads of a sentence, and the words that it has an embedding for, at most.
 _JUDGED_TOKENS = 128

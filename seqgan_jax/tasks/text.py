@@ -42,7 +42,7 @@ class Text(Splits):
     banned = (UNK,)
     num_samples = 1
     falling = metrics.AXES
-    sweep = metrics.AXES
+    sweep = metrics.SWEPT
 
     def __init__(self, config, workdir: Path, progress):
         self._config = config
