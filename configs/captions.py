@@ -153,6 +153,7 @@ def add_common(config: ml_collections.ConfigDict, *, every: int = 20, **evaluati
     config.guard = guard()
     config.rejection = rejection()
     config.reward = reward()
+    config.parallel = parallel()
     config.logging = ml_collections.ConfigDict(
         {"every": every, "checkpoint_every": 500, "stall_seconds": 600.0}
     )
@@ -291,6 +292,18 @@ def reward() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.function = ""
     config.weight = 0.0
+    return config
+
+
+def parallel() -> ml_collections.ConfigDict:
+    """How devices share the work: each has its part of every batch."""
+    config = ml_collections.ConfigDict()
+    config.data = 0
+    config.model = 1
+    config.mode = "jit"
+    config.accumulate = 1
+    config.remat = False
+    config.shard_above = 0
     return config
 
 

@@ -1,6 +1,7 @@
 """A run: its directory, and all that its configuration says."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from seqgan_jax.files import replace_file
 from seqgan_jax.models import build
 from seqgan_jax.programs.start import compile_quickly
 from seqgan_jax.reporting.progress import Progress
-from seqgan_jax.training import external
+from seqgan_jax.training import external, parallel, processes
 from seqgan_jax.training import phases as schedule
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
 from seqgan_jax.training.loop import Loop
@@ -23,7 +24,7 @@ from seqgan_jax.training.state import TrainState
 from seqgan_jax.training.steps import Steps
 
 # What may differ between a run and its continuation.
-_MAY_CHANGE = ("logging.", "evaluation.", "guard.")
+_MAY_CHANGE = ("logging.", "evaluation.", "guard.", "parallel.")
 _MAY_CHANGE_IN_PHASES = ("steps", "evaluate_every")
 
 
@@ -50,21 +51,27 @@ class Run:
         self.workdir = workdir
         self.progress = progress
         if config is not None:
-            _claim(workdir, config)
+            processes.from_first(lambda: _claim(workdir, config))
         self.config = _saved_config(workdir) if config is None else config
         if not self.config.get("optimize_programs", True):
             compile_quickly()
+        # Programs that don't train use what devices there are, whatever trained the run.
+        shared = {} if config is None else self.config.get("parallel", {})
+        layout = parallel.Layout(parallel.parse(shared))
         self.phases = schedule.parse(self.config.phases)
         guard = schedule.parse_guard(self.config.get("guard", {}))
         self.rejection = schedule.parse_rejection(self.config.get("rejection", {}))
         reward = schedule.parse_reward(self.config.get("reward", {}), self.phases)
-        self.task = tasks.load(self.config, workdir, progress)
+        self.task = self._load_task()
         if config is not None:
             source = self.task.template()["source"]
             build.check_encoder(config.encoder, source)
             if source is None:
                 _check_without_sources(self.phases)
             _check_discriminator(self.phases, config.discriminator)
+            for phase in self.phases:
+                for network in phase.networks if phase.steps else ():
+                    layout.check(phase.name, phase.sources(network))
         self.steps = Steps(
             build.generator(self.config, self.task.codec.vocabulary, self.task.source_vocabulary),
             build.discriminator(
@@ -75,6 +82,7 @@ class Run:
             self.config.clip,
             phases=self.phases,
             external=reward.weight,
+            layout=layout,
         )
         rewarded = config is not None and reward.function
         self.loop = Loop(
@@ -92,8 +100,22 @@ class Run:
             schedule.check_frozen(self.phases, self.loop.parameters())
         if config is not None:
             # Last, so that a directory is not taken by a configuration that was refused.
-            with replace_file(workdir / "config.json") as file:
-                file.write(json.dumps(config.to_dict(), indent=1).encode() + b"\n")
+            processes.from_first(lambda: _write_config(workdir, config))
+
+    def _load_task(self) -> tasks.Task:
+        """The task; process 0 makes what all share, the others then read copies of it."""
+        made = []
+        load = lambda folder: tasks.load(self.config, folder, self.progress)
+        processes.from_first(lambda: made.append(load(self.workdir)))
+        if made:
+            return made[0]
+        own = processes.own_folder(self.workdir)
+        shutil.rmtree(own / "codec", ignore_errors=True)
+        own.mkdir(parents=True, exist_ok=True)
+        if (self.workdir / "codec").exists():
+            shutil.copytree(self.workdir / "codec", own / "codec")
+        _write_config(own, self.config)
+        return load(own)
 
     def restore(self, which: str) -> TrainState:
         """The state of a checkpoint: 'last', 'best' or a phase's name."""
@@ -152,6 +174,11 @@ def _check_discriminator(
             )
 
 
+def _write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    with replace_file(workdir / "config.json") as file:
+        file.write(json.dumps(config.to_dict(), indent=1).encode() + b"\n")
+
+
 def _saved_config(workdir: Path) -> ml_collections.ConfigDict:
     path = workdir / "config.json"
     try:
@@ -187,16 +214,22 @@ def _may_change(name: str) -> bool:
     )
 
 
+def refuse_another(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Refuses a directory that holds a run of another configuration."""
+    if not (workdir / "config.json").exists():
+        return
+    old, new = flat(_saved_config(workdir)), flat(config)
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name) and not _may_change(name):
+            raise UserError(
+                f"--workdir={workdir}: holds a run with config.{name}={old.get(name)!r}, not "
+                f"{new.get(name)!r}; name another directory"
+            )
+
+
 def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Makes the directory, or checks that it holds a run of this configuration."""
-    if (workdir / "config.json").exists():
-        old, new = flat(_saved_config(workdir)), flat(config)
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name) and not _may_change(name):
-                raise UserError(
-                    f"--workdir={workdir}: holds a run with config.{name}={old.get(name)!r}, not "
-                    f"{new.get(name)!r}; name another directory"
-                )
+    refuse_another(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):

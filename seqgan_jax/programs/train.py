@@ -18,7 +18,8 @@ from seqgan_jax.reporting import html_report, pictures
 from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import phases as schedule
-from seqgan_jax.training.loop import VALIDATION
+from seqgan_jax.training import processes
+from seqgan_jax.training.loop import VALIDATION, Evaluation
 from seqgan_jax.training.state import TrainState
 
 
@@ -36,7 +37,8 @@ def train(
     work = [
         phase.steps * (4.0 if phase.cycle > 1 else 1.0) for phase in schedule.parse(config.phases)
     ]
-    with Progress(work=work, quiet=quiet) as progress, _writing(directory):
+    silent = quiet or not processes.is_first()
+    with Progress(work=work, quiet=silent) as progress, _writing(directory):
         run = Run(directory, config, progress, profile)
         if run.task.message:
             progress.message(run.task.message)
@@ -44,21 +46,11 @@ def train(
         if int(state.phase_step) == 0:
             progress.message("nothing to train: all phases have no steps")
         found = run.loop.newest(state)
-        pictures.curves(read_metrics(directory), directory / "curves.png")
         folder = directory / "samples" / "final"
-        drawn = run.task.illustrate(folder, VALIDATION, found.samples, found.attention)
-        write_evaluation(
-            directory / "validation.json",
-            task=config.task,
-            split=VALIDATION,
-            checkpoint="last",
-            seed=config.seed,
-            metrics=found.figures,
-        )
-        document(run)
+        drawn = processes.from_first(lambda: _write_end(run, folder, found))
         closing = [] if quiet else list(_closing(run, state, found.samples))
         progress.finish()
-    if not quiet:
+    if not silent:
         print(f"this run is finished; on {found.figures['nll'].n} held-out {run.task.items}:")
         print(table({VALIDATION: found.figures}))
         for title, samples in closing:
@@ -70,6 +62,23 @@ def train(
         print(f"report: {directory / html_report.FILE_NAME}")
         if profile:
             print(f"traces of {profile} steps a phase: {directory / 'profile'}")
+
+
+def _write_end(run: Run, folder: Path, found: Evaluation) -> list[str]:
+    """Writes what a finished run leaves behind; the names of the pictures of its samples."""
+    directory, config = run.workdir, run.config
+    pictures.curves(read_metrics(directory), directory / "curves.png")
+    drawn = run.task.illustrate(folder, VALIDATION, found.samples, found.attention)
+    write_evaluation(
+        directory / "validation.json",
+        task=config.task,
+        split=VALIDATION,
+        checkpoint="last",
+        seed=config.seed,
+        metrics=found.figures,
+    )
+    document(run)
+    return list(drawn)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,9 @@ step. So a folder of that name is whole, or was damaged later; anything else is 
 next start deletes it.
 
 Kept are the newest two, the end of every phase, and the best of every phase by its own metric.
+
+Of several processes each writes and reads its own part of the arrays. All else is process 0's: it
+names, verifies, moves and deletes, and the others ask it.
 """
 
 import contextlib
@@ -30,6 +33,7 @@ import orbax.checkpoint as ocp
 
 from seqgan_jax.errors import UserError
 from seqgan_jax.files import replace_file
+from seqgan_jax.training import processes
 from seqgan_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -65,11 +69,14 @@ class Checkpoints:
         self._pending: Future | None = None
         self._intact: set[int] = set()
         self._manifests: dict[int, dict] = {}
-        if not read_only:
+        processes.from_first(self._read)
+
+    def _read(self) -> None:
+        if not self._read_only:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._delete_unfinished()
         steps = sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
-        if read_only and not steps:
+        if self._read_only and not steps:
             raise UserError(f"{self._folder}: no checkpoint is complete; train this run first")
         for step in steps:
             try:
@@ -110,6 +117,10 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The newest intact checkpoint's step, once it is complete, or None."""
         self._wait()
+        return processes.from_first(self._newest)
+
+    def _newest(self) -> int | None:
+        self._wait()
         for step in sorted(self._manifests, reverse=True):
             try:
                 self._verify(step)
@@ -130,10 +141,13 @@ class Checkpoints:
           UserError: if the run has no such checkpoint.
         """
         self._wait()
+        return processes.from_first(lambda: self._find(which))
+
+    def _find(self, which: str) -> int:
         infos = self._manifests
         scored = [step for step in infos if infos[step]["score"] is not None]
         if which == "last" or (which == "best" and not scored):
-            step = self.latest_step()
+            step = self._newest()
             if step is None:
                 raise UserError(f"{self._folder}: no checkpoint is intact; train this run again")
             return step
@@ -157,6 +171,11 @@ class Checkpoints:
           UserError: if it is damaged, or doesn't fit the networks of the configuration.
         """
         self._wait()
+        processes.from_first(lambda: self._check(step, like))
+        return self._checkpointer.restore(self._folder / str(step), like)
+
+    def _check(self, step: int, like: TrainState) -> None:
+        """Refuses a damaged checkpoint, and one of other arrays."""
         path = self._folder / str(step)
         try:
             self._verify(step)
@@ -173,7 +192,6 @@ class Checkpoints:
                 f"the program: {name} is {there.get(name, 'missing')} there and "
                 f"{here.get(name, 'missing')} here{more}; use what saved it, or another --workdir"
             )
-        return self._checkpointer.restore(path, like)
 
     def close(self) -> None:
         """Waits until everything is on the disk.
@@ -197,6 +215,8 @@ class Checkpoints:
         unfinished = self._folder / f"{step}{_UNFINISHED}"
         with self._told(step):
             self._checkpointer.wait_until_finished()
+            if not processes.is_first():
+                return
             files = sorted(path for path in unfinished.rglob("*") if path.is_file())
             manifest["files"] = {
                 path.relative_to(unfinished).as_posix(): [path.stat().st_size, _sha256(path)]
@@ -225,7 +245,8 @@ class Checkpoints:
                 raise
             # The old one would raise the errors of its other writes at the next occasion.
             self._checkpointer = _checkpointer()
-            self._delete_unfinished()
+            if processes.is_first():
+                self._delete_unfinished()
             last = max(self._manifests, default=None)
             begin = "begins anew" if last is None else f"goes on from step {last}"
             raise UserError(

@@ -22,7 +22,7 @@ from seqgan_jax.reporting.metrics_log import MetricsLog
 from seqgan_jax.reporting.profile import Profile
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.reporting.watch import StallWatch, StepTimes
-from seqgan_jax.training import parallel
+from seqgan_jax.training import processes
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
 from seqgan_jax.training.external import Reward
 from seqgan_jax.training.phases import Guard, Phase, parse_rejection
@@ -107,7 +107,9 @@ class Loop:
         self.progress = progress
         self.profile = profile
         self.reward = reward
-        self.mesh = parallel.mesh()
+        self.layout = steps.layout
+        # Only process 0 writes what all share; the others keep their records beside it.
+        self._folder = processes.own_folder(workdir)
         self._compile_time = CompileTime()
         self._stop = threading.Event()
         self._signal = signal.SIGINT
@@ -118,7 +120,7 @@ class Loop:
     def initial_state(self) -> TrainState:
         """A new run's state."""
         state = self.steps.init(self.config.seed, self.task.template())
-        return parallel.replicate(state, self.mesh)
+        return self.layout.place(state)
 
     def parameters(self) -> list[str]:
         """The paths of all parameters, 'generator/...' and 'discriminator/...'."""
@@ -139,7 +141,7 @@ class Loop:
           Interrupted: after an interrupt or a termination signal, once the state is saved.
           UserError: where training breaks again and again.
         """
-        remove_leftovers(self.workdir)
+        processes.from_first(lambda: remove_leftovers(self.workdir))
         checkpoints = Checkpoints(self.workdir)
         step = checkpoints.latest_step()
         state = self._newest_state(checkpoints, step)
@@ -149,7 +151,7 @@ class Loop:
         try:
             while True:
                 try:
-                    with MetricsLog(self.workdir, step) as log, self._watch:
+                    with MetricsLog(self._folder, step) as log, self._watch:
                         state = self._run_phases(state, checkpoints, log)
                     break
                 except _Diverged as diverged:
@@ -201,7 +203,7 @@ class Loop:
             rollbacks=jnp.asarray(times, jnp.int32),
             scale=jnp.asarray(scale, jnp.float32),
         )
-        return parallel.replicate(state.replace(safety=safety), self.mesh)
+        return self.layout.place(state.replace(safety=safety))
 
     def begin(
         self, state: TrainState, index: int, checkpoints: Checkpoints | None = None
@@ -212,7 +214,7 @@ class Loop:
         if phase.start_from and checkpoints and phase.steps:
             found = checkpoints.restore(checkpoints.find(phase.start_from), shapes(state))
             state = state.replace(generator=found.generator, discriminator=found.discriminator)
-        return parallel.replicate(self.steps.begin_phase(state, index, phase), self.mesh)
+        return self.layout.place(self.steps.begin_phase(state, index, phase))
 
     def _on_signal(self, number, frame):
         del frame
@@ -232,7 +234,7 @@ class Loop:
             start=start,
             cut=phase.only_likelihood,
         )
-        return (parallel.shard(batch, self.mesh) for batch in batches)
+        return (self.layout.shard(batch) for batch in batches)
 
     def _run_phases(
         self, state: TrainState, checkpoints: Checkpoints, log: MetricsLog
@@ -258,7 +260,7 @@ class Loop:
         band = phase.discriminator.band if phase.discriminator else ()
         held = self._held_out_batch() if band else None
         programs = {network: phase.step_of(network) for network in phase.networks}
-        folder = self.workdir / "profile" / phase.name
+        folder = self._folder / "profile" / phase.name
         profile = Profile(folder, done + phase.cycle, self.profile)
         collapsed, compiled = False, set()
         while done < phase.steps and not over:
@@ -319,7 +321,8 @@ class Loop:
             if over and done < phase.steps:
                 reason = warning if warning and self.guard.stop else _no_better(phase)
                 self.progress.message(f"phase {phase.name} ends at step {done:,}: {reason}")
-            stopping = self._stop.is_set()
+            asked = processes.stop_after(step, self._signal if self._stop.is_set() else 0)
+            stopping = bool(asked)
             # A checkpoint amid updates that were skipped would be no good one to go back to.
             regular = due or done % self.config.logging.checkpoint_every == 0
             self._watch.at(f"phase {phase.name}, saving step {step}")
@@ -329,7 +332,7 @@ class Loop:
             if stopping and not (ended and index == len(self.phases) - 1):
                 profile.stop()
                 raise Interrupted(
-                    f"saved at step {step}; the same command goes on from there", self._signal
+                    f"saved at step {step}; the same command goes on from there", asked
                 )
         profile.stop()
         return state
@@ -338,8 +341,8 @@ class Loop:
         """What the generator draws for its next update, and its values by the external reward."""
         drawn = self.steps.draw(state, batch, phase=program)
         shown = drawn.sample.tokens, drawn.sample.mask, drawn.completions, drawn.example_id
-        values = self.reward.values(*parallel.local_rows(shown, self.mesh))
-        return drawn, parallel.shard(values, self.mesh)
+        values = self.reward.values(*self.layout.local_rows(shown))
+        return drawn, self.layout.shard(values)
 
     def _held_out_batch(self) -> dict:
         """The first validation pairs, by which the discriminator's accuracy is held in a band."""
@@ -374,11 +377,11 @@ class Loop:
             calibration=jax.tree.map(jnp.asarray, found),
         )
         scalars = {f"calibration/{name}": float(value) for name, value in values.items()}
-        return parallel.replicate(state, self.mesh), scalars
+        return self.layout.place(state), scalars
 
     def _stopped(self, state: TrainState) -> TrainState:
         stopping = state.stopping.replace(stopped=jnp.ones((), bool))
-        return parallel.replicate(state.replace(stopping=stopping), self.mesh)
+        return self.layout.place(state.replace(stopping=stopping))
 
     def _collapse_of_entropy(self, told: dict[str, float]) -> str:
         """What is wrong with the entropy of the samples that are trained on, or nothing."""
@@ -402,7 +405,7 @@ class Loop:
             waited=jnp.asarray(waited, jnp.int32),
             stopped=jnp.asarray(waited >= phase.stop.patience),
         )
-        return parallel.replicate(state.replace(stopping=stopping), self.mesh)
+        return self.layout.place(state.replace(stopping=stopping))
 
     def _score(self, name: str, phase: Phase, option: str, figures: dict[str, Metric]) -> float:
         """A held-out figure as a score: higher is better."""
@@ -431,11 +434,12 @@ class Loop:
         seconds = time.monotonic() - began
         spent = {f"{VALIDATION}/seconds": seconds, "compile/seconds": self._compile_time.taken()}
         log.scalars(step, phase.name, values | spent)
-        folder = self.workdir / "samples" / f"{step:08d}-{phase.name}"
-        drawn = self.task.illustrate(folder, VALIDATION, found.samples, found.attention)
-        for name, image in drawn.items():
-            log.image(step, f"{VALIDATION}/{name}", image)
-        html_report.write(self.workdir)
+        if processes.is_first():
+            folder = self.workdir / "samples" / f"{step:08d}-{phase.name}"
+            drawn = self.task.illustrate(folder, VALIDATION, found.samples, found.attention)
+            for name, image in drawn.items():
+                log.image(step, f"{VALIDATION}/{name}", image)
+            html_report.write(self.workdir)
         texts = [self.task.decode(sample.tokens[0]) for sample in found.samples]
         log.text(step, f"{VALIDATION}/samples", "\n".join(texts))
         self.progress.sample(texts[0])

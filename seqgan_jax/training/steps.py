@@ -17,6 +17,7 @@ from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.core import beam, losses, rejection, rewards, rollout, sampling
 from seqgan_jax.models.interface import Discriminator, Generator
 from seqgan_jax.models.ratio_discriminator import OPPONENT
+from seqgan_jax.training.parallel import Layout, Options, Rows
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
 from seqgan_jax.training.state import (
     Network,
@@ -106,6 +107,7 @@ class Steps:
       phases: the schedule, which says what its state must hold.
       external: the weight w of external rewards, where an update is given some: the
         discriminator's count 1 - w.
+      layout: the devices; one of them by default.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Steps:
         clip: float,
         phases: Sequence[Phase] = (),
         external: float = 0.0,
+        layout: Layout | None = None,
     ):
         self.generator = generator
         self.discriminator = discriminator
@@ -126,19 +129,41 @@ class Steps:
         self.pool = max((p.discriminator.pool for p in phases if p.discriminator), default=0)
         self.has_reference = any(p.generator.has("kl") for p in phases if p.generator)
         self.num_stopping = max((len(p.stop.metrics) for p in phases), default=0)
-        self.optimizer = optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam())
-        self.train_step = jax.jit(
-            self._train_step, static_argnames=("phase", "network"), donate_argnums=0
+        self.layout = layout or Layout(Options(data=1))
+        self.clip = optax.clip_by_global_norm(clip)
+        self.optimizer = optax.chain(self.clip, optax.scale_by_adam())
+        compiled = self.layout.compile
+        self.train_step = compiled(
+            self._train_step,
+            ("state", "rows", "rows", "rows"),
+            ("state", "all"),
+            static=("phase", "network"),
+            donate=True,
         )
-        self.draw = jax.jit(self._draw, static_argnames="phase")
-        self.hold = jax.jit(self._hold, static_argnames="band", donate_argnums=0)
-        self.write = jax.jit(self._write, static_argnames=("num_samples", "truncation", "forced"))
-        self.offer = jax.jit(self._offer, static_argnames=("truncation", "forced"))
-        self.likelihood = jax.jit(self._likelihood, static_argnames="num_noise")
-        self.judge = jax.jit(self._judge)
-        self.attention = jax.jit(self._attention)
-        self.search_beams = jax.jit(
-            self._search_beams, static_argnames=("width", "forced", "banned")
+        self.draw = compiled(self._draw, ("state", "rows"), "rows", static=("phase",))
+        self.hold = compiled(self._hold, ("state", "rows"), "state", static=("band",), donate=True)
+        self.write = compiled(
+            self._write,
+            ("all", "all", "rows", "all"),
+            "gathered",
+            static=("num_samples", "truncation", "forced"),
+        )
+        self.offer = compiled(
+            self._offer,
+            ("all", "all", "all", "rows", "all", "rows"),
+            "gathered",
+            static=("truncation", "forced"),
+        )
+        self.likelihood = compiled(
+            self._likelihood, ("all", "rows", "all"), "gathered", static=("num_noise",)
+        )
+        self.judge = compiled(self._judge, ("all", "rows", "rows", "rows"), "gathered")
+        self.attention = compiled(self._attention, ("all", "rows", "all", "rows"), "gathered")
+        self.search_beams = compiled(
+            self._search_beams,
+            ("all", "all", "rows", "all"),
+            "gathered",
+            static=("width", "forced", "banned"),
         )
 
     # Networks as functions of their parameters.
@@ -325,7 +350,7 @@ class Steps:
             def learn():
                 fake = pooled
                 if not fake and update.has("classification"):
-                    rows = jnp.arange(len(batch["example_id"]))
+                    rows = self.layout.rows.numbers(len(batch["example_id"]))
                     fake = self._sample(
                         state.generator.params, batch, key, rows, sampling.Truncation(), ()
                     )[:2]
@@ -366,7 +391,7 @@ class Steps:
           band: see `DiscriminatorUpdate.band`; static.
         """
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        rows = jnp.arange(len(batch["example_id"]))
+        rows = self.layout.rows.numbers(len(batch["example_id"]))
         fake = self._sample(
             state.generator.params,
             batch,
@@ -377,7 +402,7 @@ class Steps:
         )
         judge = lambda *sequences: self._judge(state.discriminator.params, batch, *sequences)
         right = (judge(batch["target"], batch["mask"]) > 0, judge(fake.tokens, fake.mask) < 0)
-        accuracy = sum(losses.weighted_mean(x, batch["weight"]) for x in right) / 2
+        accuracy = sum(self._mean(x, batch["weight"]) for x in right) / 2
         low, high = band
         trains = (accuracy <= high) & (state.ratio.trains | (accuracy < low))
         return state.replace(ratio=Ratio(accuracy, trains))
@@ -387,7 +412,8 @@ class Steps:
         network: Network,
         name: str,
         phase: Phase,
-        loss_of: Callable[[Any], tuple[chex.Array, Any]],
+        loss_of: Callable[[Any, Any, Rows], tuple[chex.Array, Any]],
+        given: Any,
         rate: chex.Array,
     ) -> tuple[Network, chex.Array, dict[str, chex.Array], Any]:
         """One step of the optimiser down a loss, none where that or its gradient isn't finite.
@@ -398,7 +424,9 @@ class Steps:
           network: parameters and optimiser.
           name: which network it is.
           phase: see there.
-          loss_of: from parameters to the loss and what else it found.
+          loss_of: from parameters, some of the rows of `given`, and which these are, to their
+            share of the loss and what else it found, likewise: both add up to those of all rows.
+          given: a pytree whose leaves lead with rows.
           rate: the learning rate.
 
         Returns:
@@ -407,12 +435,13 @@ class Steps:
         trained = self._trained(network.params, name, phase)
         params = only(network.params, trained)
         optimizer = per_parameter(lambda tree: only(tree, trained), network.optimizer)
-        (loss, found), grads = jax.value_and_grad(
-            lambda params: loss_of(merge(params, network.params)), has_aux=True
-        )(params)
+        slope = jax.value_and_grad(
+            lambda params, *rows: loss_of(merge(params, network.params), *rows), has_aux=True
+        )
+        (loss, found), grads = self.layout.sum(lambda *rows: slope(params, *rows), given)
         norm = optax.tree.norm(grads)
         sound = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, moved = self.optimizer.update(grads, optimizer, params)
+        updates, moved = self.layout.update(self.optimizer, self.clip, grads, optimizer, params)
         stepped = jax.tree.map(lambda p, u: p - rate * u, params, updates)
         kept = lambda new, old: jnp.where(sound, new, old)
         params, optimizer = jax.tree.map(kept, (stepped, moved), (params, optimizer))
@@ -434,36 +463,42 @@ class Steps:
                 (z, sample, values, *_), external = given
             else:
                 z, sample, values = estimate(state, batch, key, update, done)
-            mask = sample.mask * jnp.repeat(batch["weight"], update.group_size)[:, None]
+            mask = _weights(batch, sample.mask)
             if given:
                 values = (1 - self.external) * values + self.external * external
-                metrics["external_reward"] = losses.weighted_mean(external, mask)
+                metrics["external_reward"] = self._mean(external, mask)
             if update.estimator == "actions":
-                samples = z, sample, values
+                samples = z, sample._replace(extras=None), values
                 drawn = jnp.take_along_axis(values, sample.tokens[..., None], axis=-1)[..., 0]
-                metrics["reward"] = losses.weighted_mean(drawn, mask)
+                metrics["reward"] = self._mean(drawn, mask)
             else:
-                samples = z, sample, self._advantages(state, values, sample.mask, mask, update)
-                metrics["reward"] = losses.weighted_mean(values, mask)
-                baseline = rewards.update_baseline(
-                    state.baseline, values, mask, update.baseline_decay
-                )
+                advantages = self._advantages(state, values, sample.mask, mask, update)
+                samples = z, sample._replace(extras=None), advantages
+                metrics["reward"] = self._mean(values, mask)
+                known = map(self.layout.rows.whole, (values, mask))
+                baseline = rewards.update_baseline(state.baseline, *known, update.baseline_decay)
                 state = state.replace(baseline=baseline)
 
+        totals = {"real": _weights(batch, batch["mask"]).sum(), "sources": batch["weight"].sum()}
+        if samples:
+            totals["samples"] = _weights(batch, samples[1].mask).sum()
+        totals = self.layout.rows.total(totals)
+
         def descend(network, key):
-            def loss_of(params):
+            def loss_of(params, given, rows):
+                batch, samples = given
                 terms, entropy = {}, {}
                 if update.has("mle") or update.has("words"):
-                    terms |= self._on_real(params, batch, key, update, done)
+                    terms |= self._on_real(params, batch, key, update, done, rows, totals)
                 if samples:
                     found, entropy["sample_entropy"] = self._on_sample(
-                        params, old.reference, batch, *samples, update, done
+                        params, old.reference, batch, *samples, update, done, totals["samples"]
                     )
                     terms |= found
                 return sum(terms.values()), (terms, entropy)
 
             network, sound, figures, (terms, entropy) = self._descend(
-                network, "generator", phase, loss_of, rate
+                network, "generator", phase, loss_of, (batch, samples), rate
             )
             named = {f"loss_{name}": term for name, term in terms.items()}
             return network, (sound, {**entropy, **named, **figures})
@@ -516,9 +551,20 @@ class Steps:
             baseline = rewards.group_baseline(*grouped, state.baseline).reshape(values.shape)
         else:
             baseline = state.baseline
-        return rewards.NORMALISATIONS[update.normalise](values - baseline, mask)
+        if update.normalise == "none":
+            return values - baseline
+        here = self.layout.rows
+        known = map(here.whole, (values - baseline, mask))
+        return here.own(rewards.NORMALISATIONS[update.normalise](*known))
 
-    def _on_real(self, params, batch, key, update: GeneratorUpdate, done) -> dict[str, chex.Array]:
+    def _mean(self, values: chex.Array, weights: chex.Array) -> chex.Array:
+        """`losses.weighted_mean` over the rows of all devices."""
+        here = self.layout.rows
+        return losses.weighted_mean(here.whole(values), here.whole(weights))
+
+    def _on_real(
+        self, params, batch, key, update: GeneratorUpdate, done, rows: Rows, totals
+    ) -> dict[str, chex.Array]:
         """The losses on real targets, with dropout: those that have weights.
 
         `mle` is the mean negative log-likelihood per token, one z a target; `words` the mean over
@@ -541,18 +587,19 @@ class Steps:
         noise = self._noise(
             jax.random.fold_in(key, NOISE),
             jnp.repeat(batch["example_id"], each),
-            jnp.arange(len(target)),
+            rows.numbers(len(target)),
         )
-        (projected, words), kept = self.generator.apply(
-            {"params": params},
-            batch["source"],
-            batch["source_mask"],
-            noise,
-            self._inputs(target),
-            method=forward,
-            rngs={"dropout": jax.random.fold_in(key, DROPOUT)},
-            mutable=["intermediates"],
-        )
+        with rows.dropout():
+            (projected, words), kept = self.generator.apply(
+                {"params": params},
+                batch["source"],
+                batch["source_mask"],
+                noise,
+                self._inputs(target),
+                method=forward,
+                rngs={"dropout": jax.random.fold_in(key, DROPOUT)},
+                mutable=["intermediates"],
+            )
         terms = {}
         if update.has("guided_attention"):
             weights = kept["intermediates"]["attention"][0].reshape(*target.shape, -1)
@@ -562,11 +609,12 @@ class Steps:
             far = jax.vmap(losses.guided_attention)(
                 weights, batch["mask"], jnp.repeat(positions, each, axis=0)
             )
-            mean = losses.weighted_mean(far, jnp.repeat(batch["weight"], each))
+            weights = jnp.repeat(batch["weight"], each)
+            mean = _share(far, weights, each * totals["sources"])
             terms["guided_attention"] = update.weight("guided_attention", done) * mean
         if has_mle:
-            mask = batch["mask"] * jnp.repeat(batch["weight"], each)[:, None]
-            found = _log_likelihood(projected, target, mask / jnp.maximum(mask.sum(), 1.0))
+            mask = _weights(batch, batch["mask"])
+            found = _log_likelihood(projected, target, mask / jnp.maximum(totals["real"], 1.0))
             terms["mle"] = -update.weight("mle", done) * found.value
         if has_words:
             used = (
@@ -575,12 +623,12 @@ class Steps:
                 .max(batch["mask"].reshape(sources, -1))
             )
             per_source = losses.binary_cross_entropy(words, used).sum(-1)
-            mean = losses.weighted_mean(per_source, batch["weight"])
+            mean = _share(per_source, batch["weight"], totals["sources"])
             terms["words"] = update.weight("words", done) * mean
         return terms
 
     def _on_sample(
-        self, params, reference, batch, z, sample, advantages, update: GeneratorUpdate, done
+        self, params, reference, batch, z, sample, advantages, update: GeneratorUpdate, done, total
     ):
         """The losses on sampled sequences, without dropout, and their mean entropy per token."""
 
@@ -599,8 +647,7 @@ class Steps:
             )
             return u, kernel, self._allowed(bias)
 
-        mask = sample.mask * jnp.repeat(batch["weight"], update.group_size)[:, None]
-        share = mask / jnp.maximum(mask.sum(), 1.0)
+        share = _weights(batch, sample.mask) / jnp.maximum(total, 1.0)
         u, kernel, bias = projected(params)
         weight = update.weight("policy_gradient", done)
         bonus = update.weight("entropy", done)
@@ -657,7 +704,7 @@ class Steps:
         G of them for each source, source-major. With `complete` the values come with the tokens and
         the mask of all completions, see `Drawn`.
         """
-        rows = jnp.arange(len(batch["example_id"]) * update.group_size)
+        rows = self.layout.rows.numbers(len(batch["example_id"]) * update.group_size)
         example = jnp.repeat(batch["example_id"], update.group_size)
         identity = (example, rows)
         z = self._noise(jax.random.fold_in(key, NOISE), *identity)
@@ -744,14 +791,16 @@ class Steps:
         if not update.has("feature_matching"):
             return None
         real = self._call(self.discriminator, params, "features", memory, batch["target"])
-        real = rewards.mean_feature(real, batch["mask"])
+        whole = self.layout.rows.whole
+        real = whole(rewards.mean_feature(real, batch["mask"]))
+        weight = whole(batch["weight"])
         return lambda features, mask: rewards.feature_distance(
-            rewards.mean_feature(features, mask), real, batch["weight"]
+            rewards.mean_feature(features, mask), real, weight
         )
 
     def _dense_values(self, state: TrainState, batch, key, update: GeneratorUpdate, done):
         """As `_search`, from the discriminator's logits of all prefixes."""
-        rows = jnp.arange(len(batch["example_id"]) * update.group_size)
+        rows = self.layout.rows.numbers(len(batch["example_id"]) * update.group_size)
         example = jnp.repeat(batch["example_id"], update.group_size)
         z = self._noise(jax.random.fold_in(key, NOISE), example, rows)
         sample = self._sample(state.generator.params, batch, key, rows, sampling.Truncation(), ())
@@ -774,7 +823,7 @@ class Steps:
     def _action_values(self, state: TrainState, batch, key, update: GeneratorUpdate, done):
         """As `_search`, the reward of each token that might have been drawn: [B G, T, V]."""
         del done
-        rows = jnp.arange(len(batch["example_id"]) * update.group_size)
+        rows = self.layout.rows.numbers(len(batch["example_id"]) * update.group_size)
         example = jnp.repeat(batch["example_id"], update.group_size)
         z = self._noise(jax.random.fold_in(key, NOISE), example, rows)
         sample = self._sample(state.generator.params, batch, key, rows, sampling.Truncation(), ())
@@ -816,16 +865,17 @@ class Steps:
         Returns:
           The state with its pool, the batch's tokens [B, T] and their mask.
         """
-        size = len(batch["example_id"])
+        here = self.layout.rows
+        size = len(batch["example_id"]) * here.count
         each_epoch = update.pool // size
         turn = turn % (each_epoch * update.epochs)
         place = turn % each_epoch
 
         def fill():
             rows = jnp.arange(each_epoch * size).reshape(each_epoch, size)
-            write = lambda row: (
+            write = lambda row: here.whole(
                 self._sample(
-                    state.generator.params, batch, key, row, sampling.Truncation(), ()
+                    state.generator.params, batch, key, here.own(row), sampling.Truncation(), ()
                 ).tokens
             )
             written = jax.lax.map(write, rows).reshape(-1, self.length)
@@ -835,7 +885,7 @@ class Steps:
         # The order of an epoch is the same at all of its updates.
         first = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step - place)
         order = jax.random.permutation(first, each_epoch * size)
-        tokens = pool[jax.lax.dynamic_slice_in_dim(order, place * size, size)]
+        tokens = pool[here.own(jax.lax.dynamic_slice_in_dim(order, place * size, size))]
         return state.replace(pool=pool), tokens, self._mask(tokens)
 
     def _mask(self, tokens):
@@ -857,55 +907,73 @@ class Steps:
             labels.append(update.smoothing_generated)
             weights.append(batch["weight"])
         if update.has("mismatch"):
-            tokens.append(jnp.roll(batch["target"], 1, axis=0))
-            masks.append(jnp.roll(batch["mask"], 1, axis=0))
+            previous = self.layout.rows.previous
+            tokens.append(previous(batch["target"]))
+            masks.append(previous(batch["mask"]))
             labels.append(update.smoothing_generated)
             # Another caption of the same source is no mismatch.
-            other = jnp.roll(batch["example_id"], 1) != batch["example_id"]
+            other = previous(batch["example_id"]) != batch["example_id"]
             weights.append(update.weight("mismatch", done) * batch["weight"] * other)
         tokens, mask = jnp.stack(tokens, 1), jnp.stack(masks, 1)
         labels, weights = jnp.array(labels), jnp.stack(weights, 1)
         lanes = (-1, self.length)
+        totals = self.layout.rows.total(
+            {
+                "sequences": weights.sum(),
+                "prefixes": (mask * weights[:, :, None]).sum(),
+                "real": (mask[:, 0] * batch["weight"][:, None]).sum(),
+                "sources": batch["weight"].sum(),
+                "mismatched": weights[:, -1].sum(),
+            }
+        )
 
-        def loss_of(params):
+        def loss_of(params, given, rows):
+            batch, tokens, mask, weights = given
             judged = self._judge_lanes(
-                params, batch, tokens.reshape(lanes), mask.reshape(lanes), key, update
+                params, batch, tokens.reshape(lanes), mask.reshape(lanes), key, update, rows
             )
             # A discriminator of several members gives one logit by each: a loss for each of them.
             final = judged.whole.reshape(-1, *weights.shape)
-            mean = jax.vmap(losses.weighted_mean, (0, None))
-            terms = {"regulariser": judged.penalty}
+            mean = jax.vmap(_share, (0, None, None))
+            terms = {"regulariser": judged.penalty / rows.count}
             weight = update.weight("classification", done)
             if update.has("classification"):
-                loss = mean(losses.binary_cross_entropy(final, labels), weights).mean()
+                element = losses.binary_cross_entropy(final, labels)
+                loss = mean(element, weights, totals["sequences"]).mean()
                 terms["sequence"] = weight * (1 - update.per_step) * loss
             if update.has("classification") and update.per_step:
                 prefixes = judged.dense.reshape(-1, *mask.shape)
                 element = losses.binary_cross_entropy(prefixes, labels[:, None])
-                steps = mean(element, mask * weights[:, :, None]).mean()
+                steps = mean(element, mask * weights[:, :, None], totals["prefixes"]).mean()
                 terms["per_step"] = weight * update.per_step * steps
             if update.has("mle"):
                 real = judged.log_likelihood.reshape(-1, *mask.shape)[:, :, 0]
-                found = mean(real, mask[:, 0] * batch["weight"][:, None]).mean()
+                known = mask[:, 0] * batch["weight"][:, None]
+                found = mean(real, known, totals["real"]).mean()
                 terms["mle"] = -update.weight("mle", done) * found
             if update.has("gradient_penalty"):
-                slope = self._squared_slope(params, batch)
-                terms["gradient_penalty"] = update.weight("gradient_penalty", done) * slope
-            return sum(terms.values()), (terms, final.mean(0))
+                weight = update.weight("gradient_penalty", done)
+                share = batch["weight"].sum() / jnp.maximum(totals["sources"], 1e-8)
+                terms["gradient_penalty"] = weight * share * self._squared_slope(params, batch)
+            right, weight = final.mean(0), batch["weight"]
+            told = {"accuracy_real": _share(right[:, 0] > 0, weight, totals["sources"])}
+            if fake:
+                told["accuracy_generated"] = _share(right[:, 1] < 0, weight, totals["sources"])
+            if update.has("mismatch"):
+                told["accuracy_mismatched"] = _share(
+                    right[:, 2] < 0, weights[:, 2], totals["mismatched"]
+                )
+            return sum(terms.values()), (terms, told)
 
-        discriminator, sound, figures, (terms, final) = self._descend(
-            state.discriminator, "discriminator", phase, loss_of, rate
+        discriminator, sound, figures, (terms, told) = self._descend(
+            state.discriminator,
+            "discriminator",
+            phase,
+            loss_of,
+            (batch, tokens, mask, weights),
+            rate,
         )
-        weight = batch["weight"]
-        metrics = {
-            **figures,
-            **{f"loss_{name}": term for name, term in terms.items()},
-            "accuracy_real": losses.weighted_mean(final[:, 0] > 0, weight),
-        }
-        if fake:
-            metrics["accuracy_generated"] = losses.weighted_mean(final[:, 1] < 0, weight)
-        if update.has("mismatch"):
-            metrics["accuracy_mismatched"] = losses.weighted_mean(final[:, 2] < 0, weights[:, 2])
+        metrics = {**figures, **{f"loss_{name}": term for name, term in terms.items()}, **told}
         new = state.replace(discriminator=discriminator)
         return self._guarded(state, new, sound), metrics
 
@@ -932,7 +1000,9 @@ class Steps:
         slopes = jax.grad(total)(rows).reshape(len(tokens), -1)
         return 0.5 * losses.weighted_mean(jnp.square(slopes).sum(-1), batch["weight"])
 
-    def _judge_lanes(self, params, batch, tokens, mask, key, update: DiscriminatorUpdate):
+    def _judge_lanes(
+        self, params, batch, tokens, mask, key, update: DiscriminatorUpdate, rows: Rows
+    ):
         """What a loss of R sequences a source reads, [B R, T] -> `_Judged`."""
         has_mle = update.has("mle")
 
@@ -950,15 +1020,16 @@ class Steps:
                 module.regulariser(),
             )
 
-        return self.discriminator.apply(
-            {"params": params},
-            batch["source"],
-            batch["source_mask"],
-            tokens,
-            mask,
-            method=forward,
-            rngs={"dropout": jax.random.fold_in(key, DROPOUT)},
-        )
+        with rows.dropout():
+            return self.discriminator.apply(
+                {"params": params},
+                batch["source"],
+                batch["source_mask"],
+                tokens,
+                mask,
+                method=forward,
+                rngs={"dropout": jax.random.fold_in(key, DROPOUT)},
+            )
 
     # Writing and judging.
 
@@ -1121,7 +1192,7 @@ class Steps:
         as proposal), tighter with more noise samples; exact for Z = 0. The logits are divided by
         the temperature.
         """
-        rows = jnp.arange(len(batch["example_id"]))
+        rows = self.layout.rows.numbers(len(batch["example_id"]))
         num_noise = num_noise if self.generator.noise_size else 1
 
         def one(k):
@@ -1151,6 +1222,17 @@ class Steps:
         )
         weights = kept.get("intermediates", {}).get("attention")
         return None if weights is None else weights[0].reshape(*tokens.shape, -1)
+
+
+def _weights(batch, mask) -> chex.Array:
+    """A mask of R sequences a source, [B R, T], less those of filler rows."""
+    return mask * jnp.repeat(batch["weight"], len(mask) // len(batch["weight"]))[:, None]
+
+
+def _share(values: chex.Array, weights: chex.Array, total: chex.Array) -> chex.Array:
+    """What some rows add to `losses.weighted_mean` over all, whose weights add up to `total`."""
+    chex.assert_equal_shape([values, weights])
+    return jnp.sum(values * weights) / jnp.maximum(total, 1e-8)
 
 
 def _log_likelihood(projected, tokens, weights, entropy_weights=None) -> losses.Projected:
