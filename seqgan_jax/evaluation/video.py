@@ -60,25 +60,30 @@ def _spread(clip: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def copy_last(clip: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Every missing pixel from the last frame that shows it, else from the first that does."""
-    before, after = _neighbours(mask)
-    return _taken(clip, mask, np.where(before >= 0, before, after))
+    return _from_other_frames(clip, mask, linear=False)
 
 
 def interpolate(clip: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Every missing pixel linear in time between the frames that show it, else as `copy_last`."""
+    return _from_other_frames(clip, mask, linear=True)
+
+
+def _from_other_frames(clip: np.ndarray, mask: np.ndarray, *, linear: bool) -> np.ndarray:
+    frames = len(mask)
     before, after = _neighbours(mask)
-    low = np.where(before >= 0, before, after)
-    high = np.where(after < len(mask), after, low)
-    time = np.arange(len(mask))[:, None, None]
-    weight = np.where(high > low, (time - low) / np.maximum(high - low, 1), 0.0)[..., None]
-    return (1 - weight) * _taken(clip, mask, low) + weight * _taken(clip, mask, high)
-
-
-def _taken(clip: np.ndarray, mask: np.ndarray, when: np.ndarray) -> np.ndarray:
-    """Pixels from the frames `when`, [F, H, W]; F where no frame shows it."""
-    never = when >= len(mask)
-    found = np.take_along_axis(clip, np.where(never, 0, when)[..., None], axis=0).astype(float)
-    return np.where(never[..., None], _spread(clip, mask), found) if never.any() else found
+    t, y, x = np.nonzero(mask)
+    low, high = before[t, y, x], after[t, y, x]
+    low = np.where(low >= 0, low, high)
+    high = np.where(high < frames, high, low) if linear else low
+    never = low >= frames
+    low, high = np.where(never, 0, low), np.where(never, 0, high)
+    weight = np.where(high > low, (t - low) / np.maximum(high - low, 1), 0.0)[:, None]
+    found = (1 - weight) * clip[low, y, x] + weight * clip[high, y, x]
+    if never.any():
+        found[never] = _spread(clip, mask)[t, y, x][never]
+    filled = clip.astype(np.float64)
+    filled[mask] = found
+    return filled
 
 
 def inpaint(clip: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -70,8 +70,8 @@ def _check_transformer(net, where: str, size: str) -> None:
         raise UserError(f"{where}.max_length: must say how many positions are learned")
 
 
-def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray | None) -> None:
-    """Refuses a `config.encoder` that can't read a batch of sources: images, features or tokens.
+def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray | dict | None) -> None:
+    """Refuses a `config.encoder` that can't read a batch of sources: images, clips, and so on.
 
     Raises:
       UserError: names the option.
@@ -85,16 +85,11 @@ def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray | None) 
         return
     if source is None:
         raise UserError(f"config.encoder.kind: this task has no sources for '{config.kind}'")
-    tokens = np.issubdtype(source.dtype, np.integer) and source.ndim == 2
-    fitting = (
-        TOKEN_ENCODERS
-        if tokens
-        else {3: ("features",), 4: ("convolutional",)}.get(source.ndim, ("none",))
-    )
+    fitting, what = _readable(source)
     if config.kind not in fitting:
         raise UserError(
-            f"config.encoder.kind: '{config.kind}' can't read sources of shape "
-            f"{source.shape[1:]} and type {source.dtype}; set it to {' or '.join(fitting)}"
+            f"config.encoder.kind: '{config.kind}' can't read {what}; set it to "
+            f"{' or '.join(fitting)}"
         )
     if config.size < 1:
         raise UserError(f"config.encoder.size: {config.size} is too small; set 1 or more")
@@ -103,8 +98,13 @@ def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray | None) 
             f"config.encoder.size: {config.size} can't be halved between both directions; set an "
             "even one"
         )
-    if config.kind == "convolutional":
-        channels, side = config.channels, min(source.shape[1:3])
+    if config.kind == "clip" and config.size % 4:
+        raise UserError(
+            f"config.encoder.size: {config.size} doesn't divide into 4 heads; set a multiple of 4"
+        )
+    if config.kind in ("convolutional", "clip"):
+        pixels = source["clip"].shape[2:4] if config.kind == "clip" else source.shape[1:3]
+        channels, side = config.channels, min(pixels)
         if not channels or not all(isinstance(c, int) and c > 0 for c in channels):
             raise UserError(
                 f"config.encoder.channels: {channels} must be whole numbers of 1 or more, one for "
@@ -115,6 +115,16 @@ def check_encoder(config: ml_collections.ConfigDict, source: np.ndarray | None) 
                 f"config.encoder.channels: {len(channels)} stages leave less than 2 x 2 positions "
                 f"of {side} x {side} pixels; name fewer, or raise config.data.image_size"
             )
+
+
+def _readable(source: np.ndarray | dict) -> tuple[tuple[str, ...], str]:
+    """The encoders that can read a batch of sources, and what it is."""
+    if isinstance(source, dict):
+        return ("clip",), "clips"
+    what = f"sources of shape {source.shape[1:]} and type {source.dtype}"
+    if np.issubdtype(source.dtype, np.integer) and source.ndim == 2:
+        return TOKEN_ENCODERS, what
+    return {3: ("features",), 4: ("convolutional",)}.get(source.ndim, ("none",)), what
 
 
 def generator(

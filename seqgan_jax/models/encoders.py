@@ -40,18 +40,8 @@ class ConvolutionalEncoder(nn.Module):
     ) -> tuple[chex.Array, chex.Array]:
         """Images [B, height, width, 3], uint8 -> positions [B, S, F] and summary [B, F]."""
         chex.assert_rank(source, 4)
-
-        def convolve(x, channels, stride):
-            x = nn.Conv(channels, (3, 3), (stride, stride), use_bias=False)(x)
-            return nn.relu(nn.GroupNorm(num_groups=None, group_size=1)(x))
-
-        x = source.astype(jnp.float32) / 127.5 - 1.0
-        for stage, channels in enumerate(self.channels):
-            x = convolve(x, channels, 2)
-            if stage:
-                x = x + convolve(x, channels, 1)
-        for _ in range(self.blocks):
-            x = x + convolve(x, self.channels[-1], 1)
+        pixels = source.astype(jnp.float32) / 127.5 - 1.0
+        x = convolutions(pixels, self.channels, self.blocks)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         grid = nn.Dense(self.size)(x) + self.param(
             "position", nn.initializers.normal(0.5), (x.shape[1], self.size)
@@ -59,6 +49,87 @@ class ConvolutionalEncoder(nn.Module):
         grid = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(grid))
         summary = nn.Dense(self.size)(grid.reshape(grid.shape[0], -1))
         return grid, jnp.tanh(summary)
+
+
+class ClipEncoder(nn.Module):
+    """Features of the patches that are to be filled, made of what is visible of a clip.
+
+    All frames lie one behind the other in the channels of one picture, which goes through the
+    convolutions of `ConvolutionalEncoder`: a cell of the last grid knows what is seen of its patch
+    and of those around it in every slot of time. A patch to be filled starts from its cell, a
+    learned vector of its place in space and time and one of its place in the target. Transformer
+    blocks then let these patches attend to one another and to all cells; see `models.transformer`.
+
+    Attributes:
+      channels: output channels of the stages; a patch is 2^stages pixels wide and high.
+      size: F, of a position's feature and of the summary; a multiple of 4.
+      blocks: more residual convolutions on the last grid.
+      num_layers: L, Transformer blocks.
+      dropout: rate on what each part of a block finds, in training.
+    """
+
+    channels: Sequence[int]
+    size: int
+    blocks: int = 2
+    num_layers: int = 1
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, source: dict[str, chex.Array], mask: chex.Array | None, *, train: bool
+    ) -> tuple[chex.Array, chex.Array]:
+        """A clip and places -> positions [B, T, F] and summary [B, F].
+
+        Args:
+          source: "clip", uint8 [B, slots, H, W, C], nothing of the hole in it; "places", int32
+            [B, T], indices of patches in the flattened grid [slots, rows, columns].
+          mask: [B, T], or None.
+          train: whether to drop.
+        """
+        clip, places = source["clip"], source["places"]
+        chex.assert_rank([clip, places], [5, 2])
+        batch, slots, height, width, _ = clip.shape
+
+        x = jnp.moveaxis(clip, 1, 3).reshape(batch, height, width, -1)
+        x = convolutions(x.astype(jnp.float32) / 127.5 - 1.0, self.channels, self.blocks)
+        rows, columns = x.shape[1:3]
+        normal = nn.initializers.normal(0.5)
+        cells = nn.Dense(self.size)(x).reshape(batch, rows * columns, self.size)
+        cells = nn.relu(cells + self.param("cell", normal, cells.shape[1:]))
+
+        patches = nn.Dense(slots * self.size)(x).reshape(batch, rows * columns, slots, self.size)
+        patches = jnp.moveaxis(patches, 2, 1).reshape(batch, -1, self.size)
+        patches = patches + self.param("patch", normal, patches.shape[1:])
+        found = jnp.take_along_axis(patches, places[:, :, None], axis=1)
+        found = found + self.param("step", normal, found.shape[1:])
+        for _ in range(self.num_layers):
+            block = Block(self.size, 2 * self.size, 4, self.size, False, self.dropout)
+            every = jnp.ones((1, 1, places.shape[1])) if mask is None else mask[:, None]
+            steps = jnp.arange(places.shape[1])[None]
+            seen = block.source_cache(cells)
+            found, _, _ = block(found, steps, every, source=seen, train=train)
+        found = nn.LayerNorm()(found)
+        means = jnp.concatenate([found.mean(1), cells.mean(1)], axis=-1)
+        return found, jnp.tanh(nn.Dense(self.size)(means))
+
+
+def convolutions(x: chex.Array, channels: Sequence[int], blocks: int) -> chex.Array:
+    """The convolutions of `ConvolutionalEncoder`, within a compact Linen module.
+
+    [B, H, W, C] -> [B, H / 2^stages, W / 2^stages, channels[-1]].
+    """
+
+    def convolve(x, channels, stride):
+        x = nn.Conv(channels, (3, 3), (stride, stride), use_bias=False)(x)
+        return nn.relu(nn.GroupNorm(num_groups=None, group_size=1)(x))
+
+    for stage, size in enumerate(channels):
+        x = convolve(x, size, 2)
+        if stage:
+            x = x + convolve(x, size, 1)
+    for _ in range(blocks):
+        x = x + convolve(x, channels[-1], 1)
+    return x
 
 
 class FeatureEncoder(nn.Module):
@@ -203,6 +274,7 @@ class TransformerEncoder(nn.Module):
 
 ENCODERS: dict[str, Any] = {
     "convolutional": ConvolutionalEncoder,
+    "clip": ClipEncoder,
     "features": FeatureEncoder,
     "bilstm": BiLSTMEncoder,
     "transformer": TransformerEncoder,

@@ -2,14 +2,14 @@
 
 import functools
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
-from seqgan_jax.codecs.text import UNK
+from seqgan_jax.codecs.text import UNK, TextCodec
 from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.data import pipeline
 from seqgan_jax.errors import UserError
@@ -22,7 +22,30 @@ TASKS = {
     "translation": "Translation",
     "speech": "Speech",
     "text": "Text",
+    "video": "Video",
 }
+
+
+class Portable(NamedTuple):
+    """What a file of `seqgan_jax.export` needs to know of a task's raw data.
+
+    Attributes:
+      source: an example of a source as a user has it, [1, ...], or None where there are none.
+      features: what makes of such sources what the networks read, a function that JAX can trace;
+        None where that is the same.
+      source_codec: of sources that are texts; else None.
+      first: the source tokens that one begins with, by name; none where it begins with its text.
+      decode: tokens [T] -> what they stand for, an array, and how many of its first rows are meant;
+        traceable too. None where tokens are text or nothing else.
+      sample_rate: of the sound that `decode` gives, in Hz; None where it gives none.
+    """
+
+    source: Any = None
+    features: Callable[[Any], Any] | None = None
+    source_codec: TextCodec | None = None
+    first: Mapping[str, int] = {}
+    decode: Callable[[Any], tuple[Any, Any]] | None = None
+    sample_rate: int | None = None
 
 
 class Task(Protocol):
@@ -115,6 +138,26 @@ class Task(Protocol):
 
     def save(self, path: Path, samples: Sequence[Sample]) -> list[Path]:
         """What was written for a request as files of one of `endings`, numbered if several."""
+        ...
+
+    def draw_attention(
+        self, name: str, tokens: np.ndarray, attention: np.ndarray, path: Path
+    ) -> np.ndarray | None:
+        """Draws where the generator looked in a source of a request.
+
+        Args:
+          name: the source's, from `request`.
+          tokens: what was written for it, [N].
+          attention: where it looked at each token, [N, S].
+          path: the PNG to write.
+
+        Returns:
+          The picture, uint8 [H, W, 3], or None where there is nothing to see.
+        """
+        ...
+
+    def portable(self) -> Portable:
+        """What an exported file needs to know of raw data."""
         ...
 
     def evaluate(
@@ -266,6 +309,14 @@ class Splits:
         if limit is None and name == "train" and split.unlimited:
             raise UserError(f"--split={name}: has no end; say how much of it with --limit")
         return split
+
+    def draw_attention(
+        self, name: str, tokens: np.ndarray, attention: np.ndarray, path: Path
+    ) -> np.ndarray | None:
+        return None
+
+    def portable(self) -> Portable:
+        return Portable(self.template()["source"])
 
     def prefix(self, text: str) -> tuple[int, ...]:
         """A text's tokens without an end.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seqgan_jax.codecs.text import UNK, TextCodec
+from seqgan_jax.codecs.text import BOS, PAD, UNK, TextCodec
 from seqgan_jax.data import coco, features, flickr8k, images, scenes
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import captions as metrics
@@ -18,7 +18,7 @@ from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.files import replace_file
 from seqgan_jax.models import efficientnet
 from seqgan_jax.reporting import pictures
-from seqgan_jax.tasks import Splits
+from seqgan_jax.tasks import Portable, Splits
 
 SOURCES = {"scenes": scenes, "flickr8k": flickr8k, "coco": coco, "features": features}
 FEATURES = ("none", "efficientnet_lite0")
@@ -146,6 +146,28 @@ class Captions(Splits):
             "weight": np.ones(len(files), np.float32),
         }
         return [str(path) for path in files], batch
+
+    def draw_attention(
+        self, name: str, tokens: np.ndarray, attention: np.ndarray, path: Path
+    ) -> np.ndarray | None:
+        seen = images.read_image(name, images.DISPLAY_SIZE)  # the square that the networks see
+        return self._draw_attention(seen, tokens, attention, path)
+
+    def _draw_attention(self, image, tokens, attention, path: Path) -> np.ndarray | None:
+        side = round(attention.shape[1] ** 0.5)
+        ids = [int(i) for i in tokens if i not in (PAD, BOS)]
+        if side * side != attention.shape[1] or not ids:
+            return None
+        words = [self.codec.tokens[i] for i in ids]
+        return pictures.attention_sheet(image, words, attention[: len(ids)], (side, side), path)
+
+    def portable(self) -> Portable:
+        """Sources are uint8 images, square and of the size that the model was trained on."""
+        if self._config.data.features != "efficientnet_lite0":
+            return super().portable()
+        side = self._config.data.image_size
+        features = functools.partial(efficientnet.grid_features, self._efficientnet)
+        return Portable(np.zeros((1, side, side, 3), np.uint8), features)
 
     # What was written.
 
@@ -298,16 +320,11 @@ class Captions(Splits):
                 verdicts=verdicts,
             )
         }
-        side = 0 if attention is None else round(attention.shape[1] ** 0.5)
-        ids = [int(i) for i in samples[0].tokens[0] if i not in (0, 1)]
-        if attention is not None and side * side == attention.shape[1] and ids:
-            drawn["attention"] = pictures.attention_sheet(
-                shown[0],
-                [self.codec.tokens[i] for i in ids],
-                attention[: len(ids)],
-                (side, side),
-                folder / "attention.png",
-            )
+        looked = None
+        if attention is not None:
+            path = folder / "attention.png"
+            looked = self._draw_attention(shown[0], samples[0].tokens[0], attention, path)
+        drawn |= {} if looked is None else {"attention": looked}
         rows = [
             {"image": source.name(i), "caption": captions[i], "score": round(scores[i], 6)}
             for i in range(count)

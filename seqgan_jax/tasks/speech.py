@@ -8,12 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from seqgan_jax.codecs import quantisers
-from seqgan_jax.codecs.mel import BOS, EOS, PAD, Analysis, MelCodec, frames_of
+from seqgan_jax.codecs.mel import (
+    BOS,
+    EOS,
+    PAD,
+    Analysis,
+    MelCodec,
+    frames_of,
+    griffin_lim,
+    magnitudes_from_mel,
+)
 from seqgan_jax.codecs.text import UNK, TextCodec
 from seqgan_jax.data import pipeline
 from seqgan_jax.data import speech as data
@@ -26,7 +36,7 @@ from seqgan_jax.evaluation.held_out import Sample
 from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.files import replace_file
 from seqgan_jax.reporting import sound
-from seqgan_jax.tasks import Splits, Tokens
+from seqgan_jax.tasks import Portable, Splits, Tokens
 from seqgan_jax.training.fit import fit
 
 SPEAKERS = "speakers.json"
@@ -311,6 +321,33 @@ class Speech(Splits):
             )
         return text
 
+    def portable(self) -> Portable:
+        """Sources begin with their speaker; tokens are decoded where they have one level."""
+        size, quantiser = self.source_codec.vocabulary.size, self.codec.quantiser
+        return Portable(
+            self.template()["source"],
+            source_codec=self.source_codec,
+            first={name: size + i for i, name in enumerate(self.speakers)},
+            decode=self._waveform if quantiser.levels == 1 else None,
+            sample_rate=self.codec.analysis.sample_rate,
+        )
+
+    def _waveform(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Tokens [T] as sound, float32 [T hop G], and how many samples of it are meant."""
+        codec, analysis = self.codec, self.codec.analysis
+        every = np.arange(codec.quantiser.size, dtype=np.int32)[:, None]
+        frames = jnp.asarray(codec.quantiser.decode(every))[jnp.maximum(tokens - EOS - 1, 0)]
+        written = jnp.cumsum(tokens <= EOS) == 0
+        frames = jnp.where(written[:, None], frames, analysis.floor)
+        audio = griffin_lim(
+            magnitudes_from_mel(frames.reshape(1, -1, analysis.bands), analysis),
+            hop=analysis.hop,
+            window=analysis.window,
+            iterations=32,
+            key=jax.random.key(0),
+        )
+        return audio[0], written.sum() * codec.group * analysis.hop
+
     # What was written.
 
     def audio(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -564,14 +601,23 @@ class Speech(Splits):
             file.write(json.dumps(rows, indent=1, ensure_ascii=False).encode())
         sound.listening_page(folder.parent)
         if attention is not None:
-            ids, mask = self.encode_source(held_out.text(0), held_out.speaker(0))
-            known = [*self.source_codec.tokens, *(f"<{name}>" for name in self.speakers)]
-            source = [known[i] for i in ids[mask > 0]]
-            weights = attention[: int(samples[0].mask[0].sum()), : len(source)]
-            drawn["attention"] = sound.attention(
-                source, weights, self.codec.tokens_per_second, folder / "attention.png"
-            )
+            voice = f"<{self.speakers[held_out.speaker(0)]}>"
+            weights = attention[: int(samples[0].mask[0].sum())]
+            path = folder / "attention.png"
+            drawn["attention"] = self._draw_attention(held_out.text(0), voice, weights, path)
         return drawn
+
+    def draw_attention(
+        self, name: str, tokens: np.ndarray, attention: np.ndarray, path: Path
+    ) -> np.ndarray:
+        del tokens
+        return self._draw_attention(self._checked(name), "<voice>", attention, path)
+
+    def _draw_attention(self, text: str, voice: str, attention, path: Path) -> np.ndarray:
+        ids, mask = self.encode_source(text, 0)
+        source = [voice, *(self.source_codec.tokens[i] for i in ids[mask > 0][1:])]
+        weights = attention[:, : len(source)]
+        return sound.attention(source, weights, self.codec.tokens_per_second, path)
 
 
 def _padded(sequences: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:

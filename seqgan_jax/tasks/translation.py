@@ -18,7 +18,7 @@ from seqgan_jax.evaluation.held_out import Sample
 from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.files import replace_file
 from seqgan_jax.reporting import alignments
-from seqgan_jax.tasks import Splits, Tokens
+from seqgan_jax.tasks import Portable, Splits, Tokens
 
 # Pairs that the vocabulary and the buckets of unlimited data are made for.
 _FIT = 5000
@@ -231,6 +231,9 @@ class Translation(Splits):
         }
         return [text for _, text in texts], batch
 
+    def portable(self) -> Portable:
+        return super().portable()._replace(source_codec=self.source_codec)
+
     # What was written.
 
     def row(self, name: str, sample: Sample) -> dict:
@@ -317,12 +320,17 @@ class Translation(Splits):
             file.write(json.dumps(rows, indent=1, ensure_ascii=False).encode())
         if attention is None:
             return {}
-        ids, mask = self.encode_source(pairs[0].source)
-        source = [self.source_codec.tokens[i] for i in ids[mask > 0]]
         written = samples[0].tokens[0][samples[0].mask[0] > 0]
-        target = [self.codec.tokens[i] for i in written]
-        weights = attention[: len(target), : len(source)]
-        return {"attention": alignments.heat_map(source, target, weights, folder / "attention.png")}
+        path = folder / "attention.png"
+        return {"attention": self.draw_attention(pairs[0].source, written, attention, path)}
+
+    def draw_attention(
+        self, name: str, tokens: np.ndarray, attention: np.ndarray, path: Path
+    ) -> np.ndarray:
+        ids, mask = self.encode_source(name)
+        source = [self.source_codec.tokens[i] for i in ids[mask > 0]]
+        target = [self.codec.tokens[i] for i in tokens]
+        return alignments.heat_map(source, target, attention[: len(target), : len(source)], path)
 
 
 def _read_input(name: str) -> list[tuple[str, str]]:
