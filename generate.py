@@ -1,4 +1,9 @@
-"""Writes with a trained model: python generate.py --workdir=RUN --image=photo.jpg"""
+"""Writes with a trained model.
+
+python generate.py --workdir=runs/captions-default --image=photo.jpg --num_samples=3
+python generate.py --workdir=runs/translation-default --text="ein Hund" --beam_size=3
+python generate.py --workdir=runs/text-default --top_p=0.9 --output=samples.txt
+"""
 
 from absl import app, flags
 
@@ -9,6 +14,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 IMAGE = flags.DEFINE_multi_string("image", None, "For captions: an image, or a folder of them.")
 TEXT = flags.DEFINE_multi_string("text", None, "For translation and speech: a text.")
 SPEAKER = flags.DEFINE_string("speaker", None, "For speech: whose voice; else the first.")
+VIDEO = flags.DEFINE_string("video", None, "For video: a clip, or a folder of its frames.")
+MASK = flags.DEFINE_string("mask", None, "For video: x,y,w,h[,t0,t1] to fill, pixels and frames.")
 INPUT = flags.DEFINE_string("input", None, "A file of sources: lines, -: standard input, or .npz.")
 NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", None, "Sequences for each source: 5 if printed, 1 to a sound file."
@@ -29,7 +36,8 @@ LENGTH = flags.DEFINE_integer("length", None, "Most tokens of a sequence, its en
 BAN = flags.DEFINE_list("ban", [], "Tokens that are never written, with commas between.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a phase's name.")
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "What to print.")
-OUTPUT = flags.DEFINE_string("output", None, "Write to this file (.wav: speech), don't print.")
+OUTPUT = flags.DEFINE_string("output", None, "The file to write to, don't print (.wav, .mp4).")
+QUIET = flags.DEFINE_bool("quiet", False, "Nothing on the terminal but what was written.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")
 
 # What `Model.generate` takes by the same names.
@@ -37,6 +45,8 @@ OPTIONS = (
     IMAGE,
     TEXT,
     SPEAKER,
+    VIDEO,
+    MASK,
     INPUT,
     SEED,
     TEMPERATURE,
@@ -61,6 +71,7 @@ def main(argv):
             checkpoint=CHECKPOINT.value,
             form=FORMAT.value,
             output=OUTPUT.value,
+            quiet=QUIET.value,
         ),
         debug=DEBUG.value,
     )

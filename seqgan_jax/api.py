@@ -117,6 +117,8 @@ class Model:
     Attributes:
       task: see `tasks.Task`; its `options` are what may be written for.
       checkpoint: which.
+      run: what it is one of.
+      state: the checkpoint, without what only training needs.
       tries: draws for a sequence of rejection sampling at most.
     """
 
@@ -124,10 +126,10 @@ class Model:
         self.task = run.task
         self.checkpoint = checkpoint
         self.tries = run.rejection.tries
-        self._run = run
+        self.run = run
         state = run.restore(checkpoint)
         # What training alone needs is let go: most of the memory.
-        self._state = state.replace(
+        self.state = state.replace(
             generator=state.generator.replace(optimizer=None),
             discriminator=state.discriminator.replace(optimizer=None),
             rollout=None,
@@ -180,7 +182,7 @@ class Model:
           UserError: for options that make no sense, or that this model has no use for.
         """
         truncation = Truncation(temperature, top_k, top_p)
-        _check_truncation(truncation)
+        check_truncation(truncation)
         for option, value in (("num_samples", num_samples), ("beam_size", beam_size + 1)):
             if value < 1:
                 raise UserError(f"--{option}: must be positive")
@@ -199,7 +201,7 @@ class Model:
             )
         banned = tasks.banned(self.task, ban) if ban else self.task.banned
         if reject:
-            check_calibrated(self._state, self.checkpoint, self._run.workdir)
+            check_calibrated(self.state, self.checkpoint, self.run.workdir)
         # Without a source each sequence is a row of its own, so that any number can be written.
         alone = batch["source"] is None and not beam_size
         if alone:
@@ -209,17 +211,17 @@ class Model:
         accepted = None
         if beam_size:
             how |= {"width": beam_size, "banned": banned}
-            samples = list(held_out.search(steps, self._state, self._parts(batch), **how))
+            samples = list(held_out.search(steps, self.state, self._parts(batch), **how))
         else:
             how |= {"num_samples": 1 if alone else num_samples}
             how |= {"truncation": truncation._replace(banned=banned)}
             if reject:
                 how |= {"tries": self.tries}
-                accepted = list(held_out.accepted(steps, self._state, self._parts(batch), **how))
+                accepted = list(held_out.accepted(steps, self.state, self._parts(batch), **how))
                 samples = [one.sample for one in accepted]
             else:
                 how |= {"rerank": rerank}
-                samples = list(held_out.write(steps, self._state, self._parts(batch), **how))
+                samples = list(held_out.write(steps, self.state, self._parts(batch), **how))
         looked: list[np.ndarray | None] = [None] * len(samples)
         if attention or beam_size:
             # The likelihood that a beam search compares is that of all tokens.
@@ -282,7 +284,7 @@ class Model:
                 arrays["example_id"] = np.zeros(len(part), np.int32)
             given = tokens[part], mask[part]
             log_probs, _ = steps.read(
-                self._state.generator.params,
+                self.state.generator.params,
                 arrays,
                 jax.random.key(seed),
                 np.zeros(len(part), np.int32),
@@ -290,7 +292,7 @@ class Model:
                 num_noise=num_noise,
                 allowed=True,
             )
-            logits = steps.judge(self._state.discriminator.params, arrays, *given)
+            logits = steps.judge(self.state.discriminator.params, arrays, *given)
             for i, of_tokens, logit in zip(part, *jax.device_get((log_probs, logits)), strict=True):
                 of_tokens = of_tokens[: lengths[i]]
                 score = float(1 / (1 + np.exp(-logit)))
@@ -324,7 +326,7 @@ class Model:
             )
         length = length or most
         if length not in self._steps:
-            self._steps[length] = _Steps(self._run.steps, length)
+            self._steps[length] = _Steps(self.run.steps, length)
         return self._steps[length]
 
     def _request(self, sources: Mapping[str, Any]) -> tuple[list[str], dict]:
@@ -340,7 +342,7 @@ class Model:
 
     def _parts(self, batch: dict) -> Iterator[dict]:
         count = -(-len(batch["weight"]) // PART)
-        progress = self._run.progress
+        progress = self.run.progress
         return progress.track(parts(batch, PART), count, f"writing {self.task.items}")
 
     def _read(self, steps: "_Steps", batch, samples, seed: int, *, allowed: bool):
@@ -356,7 +358,7 @@ class Model:
             )
             index = np.zeros(size * lanes, np.int32) if rows[0].index is None else stacked("index")
             found = steps.read(
-                self._state.generator.params,
+                self.state.generator.params,
                 {key: value for key, value in part.items() if key != "weight"},
                 jax.random.key(seed),
                 index,
@@ -479,7 +481,8 @@ def _joined(samples: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *x: np.concatenate(x), *samples)
 
 
-def _check_truncation(truncation: Truncation) -> None:
+def check_truncation(truncation: Truncation) -> None:
+    """Refuses what makes no sense."""
     if not truncation.temperature > 0:
         raise UserError("--temperature: must be above 0; use --beam_size=1 for the most probable")
     if truncation.top_k < 0:

@@ -123,6 +123,7 @@ def tiny_run(overrides, tmp_path_factory):
     def tiny_run(task):
         config = runpy.run_path(str(ROOT / "configs" / f"{task}.py"))["get_config"]("smoke")
         workdir = tmp_path_factory.mktemp(task)
+        config.generator.num_layers = config.discriminator.num_layers = 1
         if task == "captions":
             config.update_from_flattened_dict(overrides)
             config.data.update(source="scenes", image_size=32)
@@ -154,3 +155,11 @@ def tiny_run(overrides, tmp_path_factory):
         return workdir
 
     return tiny_run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run):
+    """The same, opened from Python."""
+    import seqgan_jax
+
+    return functools.cache(lambda task: seqgan_jax.load(tiny_run(task)))

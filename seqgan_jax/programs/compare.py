@@ -37,6 +37,7 @@ def judge_samples(
     seed: int,
     output: str | None,
     picture: str | None,
+    quiet: bool = False,
 ) -> None:
     """Judges files of samples, and samples drawn from runs, against one file of real text.
 
@@ -53,6 +54,7 @@ def judge_samples(
       seed: of everything drawn.
       output: the JSON file to write, or None.
       picture: the PNG of quality against diversity, or None.
+      quiet: no progress, the table alone.
 
     Raises:
       UserError: for files or runs that can't be used.
@@ -71,7 +73,7 @@ def judge_samples(
     }
     number = num_samples or len(real) // (2 if calibrate else 1)
     texts, drawn = {}, {}
-    with Progress() as progress:
+    with Progress(quiet=quiet) as progress:
         track = lambda title: lambda steps: progress.track(steps, len(steps), title)
         for name in names:
             path = Path(name)
@@ -231,6 +233,7 @@ def evaluate_or_compare(
     swept: str | None,
     seed: int,
     output: str | None,
+    quiet: bool = False,
 ) -> None:
     """Does what one of three options asks: `evaluate`, `judge_samples` or `compare`.
 
@@ -243,6 +246,7 @@ def evaluate_or_compare(
       swept: 'temperature', or None.
       seed: of everything drawn.
       output: the JSON file to write, or None for the usual one.
+      quiet: no progress, the table alone.
 
     Raises:
       UserError: for none or several of the three, or options that go with another.
@@ -256,7 +260,7 @@ def evaluate_or_compare(
                 raise UserError(
                     f"--{option}: of no use to --workdir; --compare {workdir} judges what it writes"
                 )
-        evaluate(workdir, swept=swept, seed=seed, **run)
+        evaluate(workdir, swept=swept, seed=seed, quiet=quiet, **run)
         return
     if len(set(compared)) < len(compared):
         raise UserError("--compare: names something twice; leave one of them out")
@@ -280,4 +284,5 @@ def evaluate_or_compare(
         seed=seed,
         output=output,
         picture=picture,
+        quiet=quiet,
     )

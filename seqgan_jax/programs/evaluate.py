@@ -29,6 +29,7 @@ def evaluate(
     limit: int | None,
     seed: int,
     batch_size: int,
+    quiet: bool = False,
 ) -> None:
     """Judges one checkpoint or several on held-out data; prints a table, writes JSON.
 
@@ -46,10 +47,11 @@ def evaluate(
       limit: how many sources; None for all.
       seed: of noise and samples.
       batch_size: sources at once.
+      quiet: no progress, the table alone.
     """
     compilation_cache()
     directory = Path(workdir)
-    with Progress() as progress:
+    with Progress(quiet=quiet) as progress:
         run = Run(directory, None, progress)
         part = {"seed": seed, "batch_size": batch_size, "limit": limit}
         if beam_size and not run.task.beam:

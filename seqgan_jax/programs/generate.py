@@ -24,6 +24,7 @@ def generate(
     checkpoint: str,
     form: str,
     output: str | None,
+    quiet: bool = False,
 ) -> None:
     """Writes for what a user asks, as lines of text or as JSON.
 
@@ -37,19 +38,20 @@ def generate(
       form: 'text' or 'json'.
       output: the file to write to; None for standard output. One whose ending is among the task's
         `endings` is what was written itself, a sound, and the lines are printed.
+      quiet: neither progress nor what rejection has cost.
 
     Raises:
       UserError: for options that make no sense, or that this model has no use for.
     """
     compilation_cache()
-    with Progress(quiet=output is None or form == "json") as progress:
+    with Progress(quiet=quiet or output is None or form == "json") as progress:
         model = load(workdir, checkpoint, progress=progress)
         task = model.task
         whole = output is not None and Path(output).suffix.lower() in task.endings
         if num_samples is None:
             num_samples = 1 if whole else 5
         written = model.generate(num_samples=num_samples, **options)
-        if written[0].accepted:
+        if written[0].accepted and not quiet:
             print(_cost(written, model.tries, task.items), file=sys.stderr)
         paths = model.save(output, written) if whole else []
     if form == "json":

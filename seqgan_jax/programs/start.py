@@ -4,12 +4,14 @@ import ctypes
 import logging
 import os
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
 import jax
 from absl import flags
+from absl import logging as absl_logging
 
 from seqgan_jax.data.cache import cache_folder
 from seqgan_jax.errors import UserError
@@ -19,8 +21,12 @@ from seqgan_jax.training.loop import Interrupted
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Reads the command line; a bad one is one line on standard error and exit status 2.
 
-    A configuration's unknown keys, wrong types and unknown variants are found here too.
+    A configuration's unknown keys, wrong types and unknown variants are found here too. --help
+    prints what fits a screen, --helpfull every flag of every library.
     """
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+        print(_help())
+        sys.exit(0)
     try:
         flags.FLAGS.set_gnu_getopt()  # options may stand behind the names of --compare A B C
         rest = flags.FLAGS(argv)
@@ -39,10 +45,37 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     sys.exit(2)
 
 
+def _help(width: int = 88) -> str:
+    """What the program's own file says of it, then its options in the order of their definition."""
+    program = flags.FLAGS.find_module_defining_flag("debug")
+    options = flags.FLAGS.flags_by_module_dict()[program]
+    names = [f"--[no]{flag.name}" if flag.default is True else f"--{flag.name}" for flag in options]
+    column = max(map(len, names)) + 4
+    lines = [sys.modules["__main__"].__doc__.strip(), ""]
+    for name, flag in zip(names, options, strict=True):
+        # What absl-py adds to the help of a flag that may be given several times.
+        told, several, _ = flag.help.partition(";\n")
+        told += " Can be repeated." if several else ""
+        if flag.default and flag.default is not True:
+            default = flag.default if isinstance(flag.default, list) else [flag.default]
+            told += f" [{','.join(map(str, default))}]"
+        lines += textwrap.wrap(
+            told,
+            width,
+            initial_indent=f"  {name}".ljust(column),
+            subsequent_indent=" " * column,
+            break_on_hyphens=False,
+        )
+    lines += ["", "[...] is the default. --helpfull lists the flags of all libraries too."]
+    return "\n".join(lines)
+
+
 def main(function: Callable[[], None], *, debug: bool = False) -> None:
     """Runs a program; a user's error becomes one line on standard error and exit status 2."""
     # JAX tells of every platform that it looked for and didn't find.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    if not flags.FLAGS["verbosity"].present:  # optax tells of every schedule that is constant
+        absl_logging.set_verbosity(absl_logging.WARNING)
     keep_memory()
     try:
         function()
