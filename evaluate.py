@@ -1,6 +1,6 @@
 """Judges a trained model on held-out data, or anybody's samples beside real text.
 
-python evaluate.py --workdir=RUN --split=test
+python evaluate.py --workdir=runs/captions-default --split=heldout
 python evaluate.py --samples=FILE --references=FILE
 python evaluate.py --compare A B C [--references=FILE]
 """
@@ -34,6 +34,7 @@ REJECT = flags.DEFINE_bool("reject", False, "Also judge what the discriminator a
 LIMIT = flags.DEFINE_integer("limit", None, "Only so many sources.", lower_bound=2)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Sources at once.", lower_bound=2)
 SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal figures.")
+QUIET = flags.DEFINE_bool("quiet", False, "No progress, the table alone.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")
 
 SAMPLES = flags.DEFINE_string(
@@ -83,6 +84,7 @@ def main(argv):
             swept=SWEEP.value,
             seed=SEED.value,
             output=OUTPUT.value,
+            quiet=QUIET.value,
         ),
         debug=DEBUG.value,
     )

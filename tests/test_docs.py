@@ -1,7 +1,11 @@
 """The README, the other documents, the programs and the check script say the same."""
 
+import configparser
+import inspect
+import io
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -9,12 +13,16 @@ from importlib import util
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from absl import flags
 from ml_collections import config_flags
 
 from seqgan_jax.codecs.text import TextCodec
 from seqgan_jax.data import stores
+from seqgan_jax.programs import compare, dry_run, generate, start
+from seqgan_jax.training.loop import Loop
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -133,6 +141,145 @@ def test_commands_use_what_exists(program, arguments, monkeypatch):
         parser = flags.FlagValues()
         config_flags.DEFINE_config_file("config", flag_values=parser)
         parser(sys.argv)
+
+
+# Executing them: train.py to where it would begin to compile, the others to where they would load a
+# run. `.ci/run` executes all three to the end, of every task.
+
+# Data that only a user has, which are refused by name where they aren't.
+THEIRS = ("FOLDER", "memory.tmx", "image_coco/train.txt", "target_lstm.npz")
+# What makes data small that are made on the fly; their sizes are options.
+LESS = {
+    "speech": ("train_size=12", "validation_size=2", "test_size=2"),
+    "translation": ("validation_size=20", "test_size=20"),
+    "oracle": ("train_size=64", "validation_size=20", "test_size=20"),
+}
+
+
+def training_runs():
+    """The arguments of train.py in the documents, each once."""
+    found = {}
+    for run in program_runs():
+        program, arguments = run.values
+        if program == "train.py":
+            found.setdefault(tuple(arguments), pytest.param(arguments, id=run.id))
+    return list(found.values())
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs an entry point in this process: its exit status, and standard error."""
+
+    def call(name, arguments):
+        before, status = set(flags.FLAGS), 0
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        entry = runpy.run_path(str(ROOT / name), run_name=name)
+        own = set(flags.FLAGS) - before
+        try:
+            entry["main"](start.parse_flags(sys.argv))
+        except SystemExit as stop:
+            status = stop.code
+        finally:
+            for flag in set(flags.FLAGS):
+                if flag in own or flag.startswith("config."):
+                    delattr(flags.FLAGS, flag)
+            flags.FLAGS.unparse_flags()
+        return status, capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with the files of text and arrays that the documents speak of."""
+    rng = np.random.default_rng(0)
+    for name, words in (
+        ("mine.txt", ("the", "cat", "sat", "on", "mat", "dog", "barked", ".")),
+        ("molecules.smi", ("CC", "(=O)", "[nH]", "1Cl", "Br")),
+        ("tunes.txt", ("C4:q", "D4:q", "E4:h", "|", "G4:w")),
+        ("sessions.log", ("login(alice)", "open(17)", "write(17)", "error:E42")),
+    ):
+        lines = [" ".join(rng.choice(words, rng.integers(3, 9))) for _ in range(600)]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    (tmp_path / "mine.py").write_text("def score(samples, references, sources):\n    return []\n")
+    target = rng.integers(0, 9, (600, 5))
+    np.savez(tmp_path / "numbers.npz", target=target)
+    np.savez(tmp_path / "pairs.npz", target=target, source=rng.normal(size=(600, 2, 3)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    lines = io.BytesIO((tmp_path / "mine.txt").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize("arguments", training_runs())
+def test_training_commands_run(call, workplace, arguments, monkeypatch):
+    monkeypatch.setattr(dry_run, "measure", lambda run: [])
+    monkeypatch.setattr(Loop, "initial_state", lambda loop: None)
+    monkeypatch.setattr(Loop, "evaluate", lambda loop, state: None)
+    before = sorted(workplace.rglob("*"))
+    (config,) = (x for x in arguments if x.startswith("--config="))
+    less = LESS.get(re.search(r"configs/(\w+)\.py", config)[1], ())
+    if not any(x.startswith("--config.data.path=") for x in arguments):
+        arguments = [*arguments, *(f"--config.data.{option}" for option in less)]
+    given = [x.replace("--config=configs/", f"--config={ROOT}/configs/") for x in arguments]
+    given = [x for x in given if x not in ("--dry_run", "--quiet")]
+    status, errors = call("train.py", [*given, "--dry_run", "--quiet"])
+    theirs = [name for name in THEIRS if any(x.endswith(f"={name}") for x in arguments)]
+    if theirs:
+        assert status == 2
+        assert theirs[0] in errors
+        assert len(errors.splitlines()) == 1
+    else:
+        assert (status, errors) == (0, "")
+    assert sorted(workplace.rglob("*")) == before
+
+
+class Reached(Exception):
+    """The program has got to where it loads a run."""
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [run for run in program_runs() if run.values[0] != "train.py"],
+)
+def test_other_commands_get_to_their_run(call, program, arguments, monkeypatch):
+    def stand_in(real):
+        def reach(*args, **kwargs):
+            inspect.signature(real).bind(*args, **kwargs)
+            named = [x for x in arguments if x.startswith("--workdir=")]
+            assert [f"--workdir={args[0]}"] == named or not named
+            raise Reached
+
+        return reach
+
+    monkeypatch.setattr(generate, "load", stand_in(generate.load))
+    for name in ("evaluate", "judge_samples", "compare"):
+        monkeypatch.setattr(compare, name, stand_in(getattr(compare, name)))
+    with pytest.raises(Reached):
+        call(program, arguments)
+
+
+def test_every_page_stands_in_the_menu():
+    def pages(entry):
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry.values() if isinstance(entry, dict) else entry
+        return [page for part in parts for page in pages(part)]
+
+    menu = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(menu) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_one_version_everywhere():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## (\S+?),", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert setup["metadata"]["version"] == citation["version"] == newest
+    assert setup["metadata"]["license"] == citation["license"]
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from seqgan_jax.errors import UserError
 from seqgan_jax.models.encoders import (
     ENCODERS,
     BiLSTMEncoder,
+    ClipEncoder,
     ConvolutionalEncoder,
     FeatureEncoder,
     TransformerEncoder,
@@ -43,7 +44,7 @@ def build(kind, rng, **options):
     return net, variables, source, encode
 
 
-@pytest.fixture(scope="module", params=sorted(ENCODERS))
+@pytest.fixture(scope="module", params=sorted(ENCODERS.keys() - {"clip"}))
 def encoder(request):
     return build(request.param, np.random.default_rng(0))
 
@@ -207,3 +208,50 @@ def test_longer_sources_than_positions_are_refused():
     )
     with pytest.raises(UserError, match=r"config\.encoder\.max_length: 4 learned positions"):
         net.init(jax.random.key(0), np.zeros((1, 5), np.int32), None, train=False)
+
+
+# Clips: places of a target are its positions
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """An encoder of 3 slots of 4 x 2 patches, two sources of 5 places, and how it reads them."""
+    rng = np.random.default_rng(3)
+    net = ClipEncoder(channels=(4, 4), size=8, blocks=0, num_layers=0)
+    source = {
+        "clip": rng.integers(0, 256, (2, 3, 16, 8, 4)).astype(np.uint8),
+        "places": np.array([[0, 5, 9, 13, 23], [3, 4, 8, 1, 20]], np.int32),
+    }
+    variables = parameters(net, source)
+    return net, variables, source, jax.jit(lambda s: net.apply(variables, s, None, train=False))
+
+
+def test_a_target_of_a_clip_is_its_own_patches(clips):
+    net, variables, source, encode = clips
+    positions, summary = encode(source)
+    assert positions.shape == (2, 5, 8)
+    assert summary.shape == (2, 8)
+    # Every place of the grid in turn at every step: what is found of a place depends on the step
+    # by a vector of the step's alone, before the normalisation.
+    after = {**variables["params"]}
+    after["step"] = np.zeros_like(after["step"])
+    still = jax.jit(lambda s: net.apply({"params": after}, s, None, train=False)[0])
+    turned = {**source, "places": source["places"][:, ::-1]}
+    np.testing.assert_allclose(still(source), still(turned)[:, ::-1], atol=1e-5)
+    assert np.abs(encode(source)[0] - encode(turned)[0][:, ::-1]).max() > 0.01
+
+
+def test_a_place_of_a_clip_sees_its_surroundings_in_all_slots(clips):
+    _, _, source, encode = clips
+    places = {**source, "places": np.array([[0, 5, 9, 13, 23]] * 2, np.int32)}
+    other = {**places, "clip": places["clip"].copy()}
+    other["clip"][0, 2, 14, 6] ^= 255  # the last slot's lower right corner
+    before, after = encode(places)[0], encode(other)[0]
+    changed = np.abs(before - after).max(-1) > 1e-6
+    assert not changed[1].any()
+    # Group normalisation tells all of a picture's cells of a change: compare how much.
+    assert changed[0, 4]
+    with_layers = ClipEncoder(channels=(4, 4), size=8, blocks=1, num_layers=2)
+    variables = parameters(with_layers, source)
+    read = jax.jit(lambda s, train=False: with_layers.apply(variables, s, None, train=train)[0])
+    assert (np.abs(read(places) - read(other)).max(-1)[0] > 1e-6).all()
