@@ -15,6 +15,9 @@ SPLIT = flags.DEFINE_string("split", "test", "Which held-out data.")
 CHECKPOINT = flags.DEFINE_list(
     "checkpoint", ["last"], "last, best or phases' names; several are shown side by side."
 )
+REPLICA = flags.DEFINE_integer(
+    "replica", None, "Which of a run of several seeds; all of them by default."
+)
 SWEEP = flags.DEFINE_enum(
     "sweep", None, ["temperature"], "Figures at every temperature of 0.5 to 1.5, and a picture."
 )
@@ -73,6 +76,7 @@ def main(argv):
                 "reject": REJECT.value,
                 "limit": LIMIT.value,
                 "batch_size": BATCH_SIZE.value,
+                "replica": REPLICA.value,
             },
             text={
                 "references": REFERENCES.value,

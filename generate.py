@@ -35,6 +35,7 @@ PREFIX = flags.DEFINE_string("prefix", "", "How each sequence begins.")
 LENGTH = flags.DEFINE_integer("length", None, "Most tokens of a sequence, its end included.")
 BAN = flags.DEFINE_list("ban", [], "Tokens that are never written, with commas between.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a phase's name.")
+REPLICA = flags.DEFINE_integer("replica", 0, "Which of a run of several seeds.")
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "What to print.")
 OUTPUT = flags.DEFINE_string("output", None, "The file to write to, don't print (.wav, .mp4).")
 QUIET = flags.DEFINE_bool("quiet", False, "Nothing on the terminal but what was written.")
@@ -69,6 +70,7 @@ def main(argv):
             {option.name: option.value for option in OPTIONS},
             num_samples=NUM_SAMPLES.value,
             checkpoint=CHECKPOINT.value,
+            replica=REPLICA.value,
             form=FORMAT.value,
             output=OUTPUT.value,
             quiet=QUIET.value,

@@ -7,6 +7,11 @@
 Any value of the configuration's file can be set: --config.seed=1. docs/ explains them.
 """
 
+from seqgan_jax.programs import watcher
+
+if __name__ == "__main__":
+    watcher.watch()  # before the libraries, which only its child needs
+
 from absl import app, flags
 from ml_collections import config_flags
 

@@ -150,6 +150,7 @@ def add_common(config: ml_collections.ConfigDict, *, every: int = 20, **evaluati
       every: updates of a network between its logged lines.
       **evaluation: the values of `config.evaluation`, but for its batches.
     """
+    config.seeds = 1
     config.guard = guard()
     config.rejection = rejection()
     config.reward = reward()

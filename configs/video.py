@@ -51,19 +51,19 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     config.codec = ml_collections.ConfigDict()
     config.codec.quantiser = "kmeans"
-    config.codec.patch = (2, 4, 4)
-    config.codec.size = 512
+    config.codec.patch = (1, 4, 4)
+    config.codec.size = 256
     config.codec.levels = 1
     config.codec.reference = "none"
-    config.codec.fitted = 1200
+    config.codec.fitted = 600
     config.codec.iterations = 30
     config.codec.steps = 3000
 
     config.encoder = ml_collections.ConfigDict()
     config.encoder.kind = "clip"
-    config.encoder.channels = (48, 128)
+    config.encoder.channels = (32, 128)
     config.encoder.size = 128
-    config.encoder.blocks = 3
+    config.encoder.blocks = 2
     config.encoder.num_layers = 1
     config.encoder.dropout = 0.0
 
@@ -71,7 +71,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.generator.kind = "lstm"
     config.generator.embedding_size = 64
     config.generator.hidden_size = 128
-    config.generator.num_layers = 3
+    config.generator.num_layers = 2
     config.generator.attention_size = 64
     config.generator.output_size = 256
     config.generator.noise_size = 8
@@ -81,7 +81,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.discriminator.kind = "lstm"
     config.discriminator.embedding_size = 64
     config.discriminator.hidden_size = 128
-    config.discriminator.num_layers = 3
+    config.discriminator.num_layers = 2
     config.discriminator.attention_size = 64
     config.discriminator.feature_size = 256
     config.discriminator.num_heads = 4
@@ -100,11 +100,11 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # The t-th code is that of the t-th place: attention is guided there until it goes by itself.
     guided = {"mle": 1.0, "guided_attention": 1.0}
     config.phases.pretrain_generator = phase(
-        steps=4000,
+        steps=2000,
         batch_size=32,
-        evaluate_every=1000,
+        evaluate_every=500,
         select="nll",
-        generator=generator_update(learning_rate=2e-3, warmup=200, decay=1.0, **guided),
+        generator=generator_update(learning_rate=2e-3, warmup=100, decay=1.0, **guided),
     )
     config.phases.pretrain_discriminator = phase(
         steps=100,
@@ -114,9 +114,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         transfer=True,
         discriminator=discriminator_update(learning_rate=5e-4, warmup=50, decay=0.5),
     )
-    # Completions of every fourth prefix.
+    # Completions of every eighth prefix.
     adversarial = guided | {"learning_rate": 1e-4, "warmup": 20, "policy_gradient": 1.0}
-    adversarial["rollout_every"] = 4
+    adversarial["rollout_every"] = 8
     config.phases.adversarial = phase(
         steps=60,
         batch_size=32,
@@ -151,7 +151,7 @@ def _smoke(config):
     """Every phase, one evaluation each, on networks too small to learn."""
     config.optimize_programs = False
     config.data.update(image_size=16, frames=4, train_size=64, validation_size=16, test_size=16)
-    config.codec.update(size=32, fitted=64, iterations=5)
+    config.codec.update(patch=(2, 4, 4), size=32, fitted=64, iterations=5)
     config.encoder.update(channels=(8, 16), size=16, blocks=1)
     for network in (config.generator, config.discriminator):
         network.update(embedding_size=16, hidden_size=16, attention_size=8, num_layers=1)
@@ -173,7 +173,7 @@ def _smoke(config):
 def _files(config):
     """A few real clips: codes are of what differs from what is linear in time."""
     config.data.update(source="files", image_size=64, flip=True)
-    config.codec.update(patch=(2, 8, 8), reference="linear", fitted=2000)
+    config.codec.update(patch=(2, 8, 8), size=512, reference="linear", fitted=2000)
     config.encoder.update(channels=(32, 64, 128), dropout=0.1)
     for network in (config.generator, config.discriminator):
         network.dropout = 0.2
@@ -186,7 +186,6 @@ def _image(config):
     config.data.update(frames=1)
     config.data.update(train_size=20_000)
     config.hole.kinds = ()
-    config.codec.patch = (1, 4, 4)
     config.encoder = ml_collections.ConfigDict({"kind": "none"})
     config.generator.update(noise_size=16)
     for name in config.phases.order[:-1]:

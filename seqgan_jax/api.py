@@ -93,19 +93,25 @@ class Score(NamedTuple):
 
 
 def load(
-    workdir: str | os.PathLike, checkpoint: str = "last", *, progress: Progress | None = None
+    workdir: str | os.PathLike,
+    checkpoint: str = "last",
+    *,
+    replica: int = 0,
+    progress: Progress | None = None,
 ) -> "Model":
     """Opens a trained run.
 
     Args:
       workdir: its directory.
       checkpoint: 'last', 'best' or a phase's name.
+      replica: which of a run of several seeds.
       progress: shows what takes long; None for nothing.
 
     Raises:
       UserError: where there is no run, or no such checkpoint.
     """
-    return Model(Run(Path(workdir), None, progress or Progress(quiet=True)), checkpoint)
+    run = Run(Path(workdir), None, progress or Progress(quiet=True))
+    return Model(run, checkpoint, replica)
 
 
 class Model:
@@ -122,12 +128,12 @@ class Model:
       tries: draws for a sequence of rejection sampling at most.
     """
 
-    def __init__(self, run: Run, checkpoint: str):
+    def __init__(self, run: Run, checkpoint: str, replica: int = 0):
         self.task = run.task
         self.checkpoint = checkpoint
         self.tries = run.rejection.tries
         self.run = run
-        state = run.restore(checkpoint)
+        state = run.restore(checkpoint, replica)
         # What training alone needs is let go: most of the memory.
         self.state = state.replace(
             generator=state.generator.replace(optimizer=None),

@@ -1,6 +1,6 @@
 """Clips of coloured shapes and digits that move, drawn on demand: the embedded default data.
 
-One or two objects move in straight lines before a plain background, bounce off the picture's
+One or two objects move in straight lines before a dark background, bounce off the picture's
 edges, and turn; a later one hides an earlier one. Clip i of a split is a pure function of (seed,
 split, i), so that clips of other splits were never seen.
 
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 SIDE = 32.0
-BACKGROUNDS = ((24, 26, 38), (120, 124, 130))
+BACKGROUND = (20, 22, 34)
 COLOURS = ((230, 60, 50), (60, 120, 240), (245, 205, 60))
 KINDS = ("circle", "square", "triangle", "cross", "digit")
 RADII = (6.0, 9.0)
-SPEEDS = (1.5, 3.0)  # of each object, units a frame
+SPEEDS = (2.0, 3.5)  # of each object, units a frame
 TURNS = 0.25  # radians a frame at most, either way
 MOST = 2  # objects
 EDGE = 2.0  # width of the border over which an object fades into what lies behind it
@@ -75,7 +75,6 @@ def scene(seed: int, split: int, i: int) -> Scene:
     # NumPy promises the stability of raw bits, not that of a Generator's methods.
     uniform = lambda low=0.0, high=1.0: low + (high - low) * (int(bits.random_raw()) >> 11) / 2**53
     choose = lambda options: options[int(len(options) * uniform())]
-    background = choose(BACKGROUNDS)
     objects = []
     for _ in range(1 + int(MOST * uniform())):
         radius = uniform(*RADII)
@@ -92,7 +91,7 @@ def scene(seed: int, split: int, i: int) -> Scene:
                 turn=uniform(-TURNS, TURNS),
             )
         )
-    return Scene(background, tuple(objects))
+    return Scene(BACKGROUND, tuple(objects))
 
 
 def place(thing: Object, time: float) -> tuple[float, float]:
@@ -144,7 +143,7 @@ def _inside(thing: Object, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _inside_digit(bitmap: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Between the bitmap's points it is interpolated; they are 0.25 apart, and strokes are thick."""
+    """Between the bitmap's points it is interpolated; they are 0.25 apart, strokes thick."""
     step = 0.25
     rows, columns = np.clip(v / step + 3, -1, 7), np.clip(u / step + 2, -1, 5)
     padded = np.pad(bitmap, 1)

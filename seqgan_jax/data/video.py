@@ -207,7 +207,9 @@ def frames_of(path: Path) -> Iterator[tuple[float | None, np.ndarray]]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+                kinds = (
+                    ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+                )
                 raise UserError(f"{path}: no pictures in this file ({kinds} only); name a clip")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
@@ -239,9 +241,7 @@ def resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def read(
-    path: Path, size: int, *, progress: Progress = no_progress
-) -> tuple[Film, np.ndarray]:
+def read(path: Path, size: int, *, progress: Progress = no_progress) -> tuple[Film, np.ndarray]:
     """A whole clip at a small size.
 
     Args:

@@ -11,6 +11,7 @@ from seqgan_jax.programs.run import Run
 from seqgan_jax.programs.start import compilation_cache
 from seqgan_jax.reporting import pictures
 from seqgan_jax.reporting.progress import Progress
+from seqgan_jax.training import replicas
 
 BEAM_SIZE = 3
 
@@ -29,6 +30,7 @@ def evaluate(
     limit: int | None,
     seed: int,
     batch_size: int,
+    replica: int | None = None,
     quiet: bool = False,
 ) -> None:
     """Judges one checkpoint or several on held-out data; prints a table, writes JSON.
@@ -47,12 +49,15 @@ def evaluate(
       limit: how many sources; None for all.
       seed: of noise and samples.
       batch_size: sources at once.
+      replica: which of a run of several seeds; None for all, of which the means are shown, with
+        their standard errors over the seeds.
       quiet: no progress, the table alone.
     """
     compilation_cache()
     directory = Path(workdir)
     with Progress(quiet=quiet) as progress:
         run = Run(directory, None, progress)
+        chosen = range(run.steps.replicas) if replica is None else (replica,)
         part = {"seed": seed, "batch_size": batch_size, "limit": limit}
         if beam_size and not run.task.beam:
             raise UserError(f"--beam_size: of no use to a model of {run.task.name}; leave it out")
@@ -67,42 +72,44 @@ def evaluate(
             ):
                 if value:
                     raise UserError(f"--{option}: of no use to a sweep; leave it out")
-            lines = _sweep(run, split, checkpoints, part, progress)
+            lines = _sweep(run, split, checkpoints, chosen, part, progress)
         else:
             num_samples = num_samples or run.task.num_samples
             beam_size = beam_size or BEAM_SIZE
-            lines = _evaluate(
-                run, split, checkpoints, part, num_samples, num_noise, beam_size, rerank, reject
-            )
+            options = (num_samples, num_noise, beam_size, rerank, reject)
+            lines = _evaluate(run, split, checkpoints, chosen, part, *options)
         document(run)
     print(*lines, f"written: {directory / 'evaluation.json'}", sep="\n")
 
 
 def _evaluate(
-    run: Run, split, checkpoints, part, num_samples, num_noise, beam_size, rerank, reject
+    run: Run, split, checkpoints, chosen, part, num_samples, num_noise, beam_size, rerank, reject
 ) -> list[str]:
     columns, beside = {}, {}
     for which in checkpoints:
-        state = run.calibrated(which) if reject else run.restore(which)
-        columns[which], written = held_out.figures(
-            run.steps,
-            state,
-            run.task,
-            split,
-            num_samples=num_samples,
-            num_noise=num_noise,
-            thorough=True,
-            **part,
-        )
-        if run.task.beam:
-            columns[which] |= _beam_figures(run, state, split, part, beam_size)
-        if rerank > 1:
-            columns[which] |= _reranked_figures(run, state, split, part, num_samples, rerank)
-        found = columns[which]
-        if reject:
-            beside[f"{which}, accepted"] = accepted = _accepted_figures(
-                run, state, split, part, num_samples
+        own, own_accepted = [], []
+        for replica in chosen:
+            state = (run.calibrated if reject else run.restore)(which, replica)
+            found, written = held_out.figures(
+                run.steps,
+                state,
+                run.task,
+                split,
+                num_samples=num_samples,
+                num_noise=num_noise,
+                thorough=True,
+                **part,
             )
+            if run.task.beam:
+                found |= _beam_figures(run, state, split, part, beam_size)
+            if rerank > 1:
+                found |= _reranked_figures(run, state, split, part, num_samples, rerank)
+            own.append(found)
+            if reject:
+                own_accepted.append(_accepted_figures(run, state, split, part, num_samples))
+        columns[which] = found = replicas.figures(own)
+        if reject:
+            beside[f"{which}, accepted"] = accepted = replicas.figures(own_accepted)
             found = found | {f"accepted_{name}": figure for name, figure in accepted.items()}
         name = "evaluation.json" if which == checkpoints[-1] else f"evaluation-{which}.json"
         path = run.workdir / name
@@ -152,18 +159,20 @@ def _beam_figures(run: Run, state, split, part, beam_size):
     return {f"beam_{name}": figures[name] for name in run.task.beam if name in figures}
 
 
-def _sweep(run: Run, split, checkpoints, part, progress) -> list[str]:
+def _sweep(run: Run, split, checkpoints, chosen, part, progress) -> list[str]:
     shown = run.task.sweep
     if not shown:
         raise UserError(f"--sweep: a model of {run.task.name} has no curve to draw; leave it out")
     curves, steps = {}, {}
     for which in checkpoints:
-        state = run.restore(which)
-        steps[which] = int(state.step)
+        states = [run.restore(which, replica) for replica in chosen]
+        steps[which] = int(states[0].step)
         title = f"temperatures of {which}"
         temperatures = progress.track(sweep.TEMPERATURES, len(sweep.TEMPERATURES), title)
         curves[which] = {
-            t: held_out.at_temperature(run.steps, state, run.task, split, t, **part)
+            t: replicas.figures(
+                [held_out.at_temperature(run.steps, s, run.task, split, t, **part) for s in states]
+            )
             for t in temperatures
         }
     found = sweep.entry(curves, steps, shown[:2], split=split, seed=part["seed"])

@@ -22,6 +22,7 @@ def generate(
     *,
     num_samples: int | None,
     checkpoint: str,
+    replica: int,
     form: str,
     output: str | None,
     quiet: bool = False,
@@ -35,6 +36,7 @@ def generate(
       num_samples: sequences for each source; None for 5, or 1 where they go to a file of their own
         kind.
       checkpoint: 'last', 'best' or a phase's name.
+      replica: which of a run of several seeds.
       form: 'text' or 'json'.
       output: the file to write to; None for standard output. One whose ending is among the task's
         `endings` is what was written itself, a sound, and the lines are printed.
@@ -45,7 +47,7 @@ def generate(
     """
     compilation_cache()
     with Progress(quiet=quiet or output is None or form == "json") as progress:
-        model = load(workdir, checkpoint, progress=progress)
+        model = load(workdir, checkpoint, replica=replica, progress=progress)
         task = model.task
         whole = output is not None and Path(output).suffix.lower() in task.endings
         if num_samples is None:

@@ -16,7 +16,7 @@ from seqgan_jax.files import replace_file
 from seqgan_jax.models import build
 from seqgan_jax.programs.start import compile_quickly
 from seqgan_jax.reporting.progress import Progress
-from seqgan_jax.training import external, parallel, processes
+from seqgan_jax.training import external, parallel, processes, replicas
 from seqgan_jax.training import phases as schedule
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
 from seqgan_jax.training.loop import Loop
@@ -62,6 +62,8 @@ class Run:
         guard = schedule.parse_guard(self.config.get("guard", {}))
         self.rejection = schedule.parse_rejection(self.config.get("rejection", {}))
         reward = schedule.parse_reward(self.config.get("reward", {}), self.phases)
+        seeds = self.config.get("seeds", 1)
+        _check_seeds(seeds, layout if config is not None else None, bool(reward.function))
         self.task = self._load_task()
         if config is not None:
             source = self.task.template()["source"]
@@ -83,6 +85,7 @@ class Run:
             phases=self.phases,
             external=reward.weight,
             layout=layout,
+            replicas=seeds,
         )
         rewarded = config is not None and reward.function
         self.loop = Loop(
@@ -117,19 +120,35 @@ class Run:
         _write_config(own, self.config)
         return load(own)
 
-    def restore(self, which: str) -> TrainState:
-        """The state of a checkpoint: 'last', 'best' or a phase's name."""
+    def restore(self, which: str, replica: int = 0) -> TrainState:
+        """The state of a checkpoint: 'last', 'best' or a phase's name.
+
+        Args:
+          which: see there.
+          replica: whose, in a run of several seeds: 0 for the first.
+
+        Raises:
+          UserError: where there is no such checkpoint or replica.
+        """
+        seeds = self.steps.replicas
+        if not 0 <= replica < seeds:
+            known = f"choose from 0 to {seeds - 1}" if seeds > 1 else "leave it out"
+            raise UserError(
+                f"--replica={replica}: {self.workdir} was trained with config.seeds={seeds}; "
+                f"{known}"
+            )
         checkpoints = Checkpoints(self.workdir, read_only=True)
         step = checkpoints.find(which)
-        return checkpoints.restore(step, shapes(self.loop.initial_state()))
+        state = checkpoints.restore(step, shapes(self.loop.initial_state()))
+        return state if seeds == 1 else replicas.one(state, replica)
 
-    def calibrated(self, which: str) -> TrainState:
+    def calibrated(self, which: str, replica: int = 0) -> TrainState:
         """The same of a checkpoint that rejection sampling can be done with.
 
         Raises:
           UserError: for one that isn't calibrated.
         """
-        state = self.restore(which)
+        state = self.restore(which, replica)
         check_calibrated(state, which, self.workdir)
         return state
 
@@ -140,6 +159,18 @@ def check_calibrated(state: TrainState, which: str, workdir: Path) -> None:
         raise UserError(
             f"--reject: the checkpoint {which} of {workdir} is not calibrated; choose the end of "
             "the phase calibrate, or train with it at the end of config.phases.order"
+        )
+
+
+def _check_seeds(seeds: int, layout: parallel.Layout | None, rewarded: bool) -> None:
+    """Refuses replicas where something can't be done for several at once."""
+    if seeds < 1:
+        raise UserError(f"config.seeds: {seeds} is too small; set 1 or more")
+    if seeds > 1 and rewarded:
+        raise UserError("config.seeds: an external reward is for one seed; set 1, or no reward")
+    if seeds > 1 and layout is not None and layout.mesh.size > 1:
+        raise UserError(
+            "config.seeds: several train on one device; set config.parallel.data=1, or seeds to 1"
         )
 
 

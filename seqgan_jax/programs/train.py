@@ -18,7 +18,7 @@ from seqgan_jax.reporting import html_report, pictures
 from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import phases as schedule
-from seqgan_jax.training import processes
+from seqgan_jax.training import processes, replicas
 from seqgan_jax.training.loop import VALIDATION, Evaluation
 from seqgan_jax.training.state import TrainState
 
@@ -48,7 +48,8 @@ def train(
         found = run.loop.newest(state)
         folder = directory / "samples" / "final"
         drawn = processes.from_first(lambda: _write_end(run, folder, found))
-        closing = [] if quiet else list(_closing(run, state, found.samples))
+        shown = state if run.steps.replicas == 1 else replicas.one(state, 0)
+        closing = [] if quiet else list(_closing(run, shown, found.samples))
         progress.finish()
     if not silent:
         print(f"this run is finished; on {found.figures['nll'].n} held-out {run.task.items}:")

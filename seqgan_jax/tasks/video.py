@@ -203,13 +203,13 @@ class Video(Splits):
         if codec.reference != "none" and not self.holed:
             raise UserError("config.codec.reference: without holes there is none; set none")
         encoder = self._config.encoder
-        if self.holed and encoder.kind == "clip":
-            if {2 ** len(encoder.channels)} != {*patch[1:]}:
-                raise UserError(
-                    f"config.encoder.channels: {len(encoder.channels)} stages look at patches of "
-                    f"{2 ** len(encoder.channels)} x {2 ** len(encoder.channels)} pixels, and "
-                    f"config.codec.patch is {patch}; name as many stages as halvings make one of it"
-                )
+        if self.holed and encoder.kind == "clip" and {2 ** len(encoder.channels)} != {*patch[1:]}:
+            side = 2 ** len(encoder.channels)
+            raise UserError(
+                f"config.encoder.channels: {len(encoder.channels)} stages look at patches of "
+                f"{side} x {side} pixels, and config.codec.patch is {patch}; name as many stages "
+                "as halvings make one of it"
+            )
 
     def _fit(self) -> None:
         """Fits the codec to what is missing of training clips and saves it."""
@@ -308,7 +308,7 @@ class Video(Splits):
         Returns:
           "clip": uint8 [slots, H, W, 4 t], of each of a slot's frames red, green, blue and whether
           a pixel is missing; a missing one is interpolated in time between visible ones, a start
-          for what has to be found; "places": see `data.holes.places`. None where there are no holes.
+          for what has to be found; "places": see `data.holes.places`. None without holes.
         """
         if not self.holed:
             return None

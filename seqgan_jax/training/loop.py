@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqgan_jax.core.rejection import Calibration
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import calibration, held_out
 from seqgan_jax.evaluation.report import Metric
@@ -22,7 +23,7 @@ from seqgan_jax.reporting.metrics_log import MetricsLog
 from seqgan_jax.reporting.profile import Profile
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.reporting.watch import StallWatch, StepTimes
-from seqgan_jax.training import processes
+from seqgan_jax.training import processes, replicas
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
 from seqgan_jax.training.external import Reward
 from seqgan_jax.training.phases import Guard, Phase, parse_rejection
@@ -108,6 +109,7 @@ class Loop:
         self.profile = profile
         self.reward = reward
         self.layout = steps.layout
+        self._seeds = [config.seed + replica for replica in range(steps.replicas)]
         # Only process 0 writes what all share; the others keep their records beside it.
         self._folder = processes.own_folder(workdir)
         self._compile_time = CompileTime()
@@ -119,8 +121,9 @@ class Loop:
 
     def initial_state(self) -> TrainState:
         """A new run's state."""
-        state = self.steps.init(self.config.seed, self.task.template())
-        return self.layout.place(state)
+        template = self.task.template()
+        states = [self.steps.init(seed, template) for seed in self._seeds]
+        return self.layout.place(replicas.stack(states))
 
     def parameters(self) -> list[str]:
         """The paths of all parameters, 'generator/...' and 'discriminator/...'."""
@@ -180,10 +183,11 @@ class Loop:
         """
         index = int(broken.phase)
         name, safety = self.phases[index].name, broken.safety
-        times, scale = int(safety.rollbacks) + 1, float(safety.scale) * self.guard.backoff
+        times = int(safety.rollbacks.max()) + 1
+        scale = float(safety.scale.min()) * self.guard.backoff
         what = (
-            f"phase {name}: {int(safety.in_a_row)} updates in a row up to step {int(broken.step)} "
-            "had a loss or a gradient that is not finite"
+            f"phase {name}: {int(safety.in_a_row.max())} updates in a row up to step "
+            f"{int(broken.step)} had a loss or a gradient that is not finite"
         )
         if times > self.guard.limit:
             raise UserError(
@@ -199,9 +203,9 @@ class Loop:
         )
         safety = state.safety.replace(
             skipped=safety.skipped,
-            in_a_row=jnp.zeros((), jnp.int32),
-            rollbacks=jnp.asarray(times, jnp.int32),
-            scale=jnp.asarray(scale, jnp.float32),
+            in_a_row=jnp.zeros_like(safety.in_a_row),
+            rollbacks=jnp.full_like(safety.rollbacks, times),
+            scale=jnp.full_like(safety.scale, scale),
         )
         return self.layout.place(state.replace(safety=safety))
 
@@ -226,15 +230,19 @@ class Loop:
 
     def batches(self, phase: Phase, index: int, network: str, start: int) -> Iterator[dict]:
         """A network's batches in a phase, from its number `start` on."""
-        batches = self.task.training_batches(
-            batch_size=phase.sources(network),
-            targets=phase.targets,
-            # Another order of the data in every phase and for each network.
-            seed=self.config.seed * 1000 + 2 * index + (network == "discriminator"),
-            start=start,
-            cut=phase.only_likelihood,
-        )
-        return (self.layout.shard(batch) for batch in batches)
+        streams = [
+            self.task.training_batches(
+                batch_size=phase.sources(network),
+                targets=phase.targets,
+                # Another order of the data in every phase and for each network.
+                seed=seed * 1000 + 2 * index + (network == "discriminator"),
+                start=start,
+                # Replicas' batches are of one length.
+                cut=phase.only_likelihood and len(self._seeds) == 1,
+            )
+            for seed in self._seeds
+        ]
+        return (self.layout.shard(batch) for batch in replicas.batches(streams))
 
     def _run_phases(
         self, state: TrainState, checkpoints: Checkpoints, log: MetricsLog
@@ -287,6 +295,7 @@ class Loop:
                 )
                 told, scalars = _read(jax.device_get(found))
                 tokens = phase.sources(network) * phase.targets * self.task.length
+                tokens *= len(self._seeds)
                 if network in compiled:
                     self._step_times.add(time.monotonic() - began, waiting, tokens)
                 compiled.add(network)
@@ -352,6 +361,22 @@ class Loop:
 
     def _calibrated(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
         """The state after the step of a phase in which both networks are frozen, and its record."""
+        single = len(self._seeds) == 1
+        states, records = [], []
+        for replica, seed in enumerate(self._seeds):
+            own = state if single else replicas.one(state, replica)
+            found, values = self._calibrate(own, seed)
+            states.append(own.replace(calibration=jax.tree.map(jnp.asarray, found)))
+            records.append(found._asdict() | values)
+        state = replicas.stack(states)
+        state = state.replace(step=state.step + 1, phase_step=state.phase_step + 1)
+        told = {
+            f"calibration/{name}": records[0][name] if single else [r[name] for r in records]
+            for name in records[0]
+        }
+        return self.layout.place(state), replicas.scalars(told)
+
+    def _calibrate(self, state: TrainState, seed: int) -> tuple[Calibration, dict[str, float]]:
         options = self.config.evaluation
         found, figures = calibration.calibrate(
             self.steps,
@@ -363,21 +388,14 @@ class Loop:
             limit=options.validation_limit,
             num_samples=options.num_samples,
             # Not the sequences that the evaluation draws for the same sources.
-            seed=self.config.seed + 1,
+            seed=seed + 1,
         )
         if not found.scale:
             self.progress.message(
                 "warning: on held-out data the discriminator finds generated sequences no less "
                 "real than real ones; rejection sampling has nothing to go by"
             )
-        values = found._asdict() | {name: metric.value for name, metric in figures.items()}
-        state = state.replace(
-            step=state.step + 1,
-            phase_step=state.phase_step + 1,
-            calibration=jax.tree.map(jnp.asarray, found),
-        )
-        scalars = {f"calibration/{name}": float(value) for name, value in values.items()}
-        return self.layout.place(state), scalars
+        return found, {name: metric.value for name, metric in figures.items()}
 
     def _stopped(self, state: TrainState) -> TrainState:
         stopping = state.stopping.replace(stopped=jnp.ones((), bool))
@@ -431,6 +449,9 @@ class Loop:
         self._newest = found = self.evaluate(state)
         figures = found.figures
         values = {f"{VALIDATION}/{name}": metric.value for name, metric in figures.items()}
+        if len(self._seeds) > 1:
+            spreads = replicas.spreads(figures)
+            values |= {f"spread/{VALIDATION}/{name}": value for name, value in spreads.items()}
         seconds = time.monotonic() - began
         spent = {f"{VALIDATION}/seconds": seconds, "compile/seconds": self._compile_time.taken()}
         log.scalars(step, phase.name, values | spent)
@@ -456,7 +477,22 @@ class Loop:
         return self._newest or self.evaluate(state)
 
     def evaluate(self, state: TrainState) -> Evaluation:
-        """Held-out figures on a part of the validation data, and what to show of it."""
+        """Held-out figures on a part of the validation data, and what to show of it.
+
+        Of replicas the means, and what the first of them wrote.
+        """
+        if len(self._seeds) == 1:
+            return self._evaluate_one(state, self.config.seed)
+        found = [
+            self._evaluate_one(replicas.one(state, replica), seed)
+            for replica, seed in enumerate(self._seeds)
+        ]
+        return found[0]._replace(
+            figures=replicas.figures([each.figures for each in found]),
+            distinct=min(each.distinct for each in found),
+        )
+
+    def _evaluate_one(self, state: TrainState, seed: int) -> Evaluation:
         options = self.config.evaluation
         figures, samples = held_out.figures(
             self.steps,
@@ -465,7 +501,7 @@ class Loop:
             VALIDATION,
             batch_size=options.batch_size,
             limit=options.validation_limit,
-            seed=self.config.seed,
+            seed=seed,
             num_samples=options.num_samples,
             num_noise=1,
             thorough=False,
@@ -473,7 +509,7 @@ class Loop:
         attention = self.steps.attention(
             state.generator.params,
             next(iter(self.task.sources(VALIDATION, batch_size=1, limit=1))),
-            jax.random.key(self.config.seed),
+            jax.random.key(seed),
             samples[0].tokens[:1],
         )
         return Evaluation(
@@ -494,7 +530,7 @@ def _read(found: dict) -> tuple[dict[str, float], dict[str, float]]:
 
     A turn that the discriminator didn't take has no figures but those that say why.
     """
-    scalars = {name: float(value) for name, value in found.items()}
+    scalars = replicas.scalars(found)
     told = {n.partition("/")[2]: v for n, v in scalars.items() if n.startswith("guard/")}
     others = {n: v for n, v in scalars.items() if not n.startswith("guard/")}
     if others.get("discriminator/turn") == 0:

@@ -19,6 +19,7 @@ from seqgan_jax.models.interface import Discriminator, Generator
 from seqgan_jax.models.ratio_discriminator import OPPONENT
 from seqgan_jax.training.parallel import Layout, Options, Rows
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
+from seqgan_jax.training.replicas import AXES, together
 from seqgan_jax.training.state import (
     Network,
     Ratio,
@@ -108,6 +109,8 @@ class Steps:
       external: the weight w of external rewards, where an update is given some: the
         discriminator's count 1 - w.
       layout: the devices; one of them by default.
+      replicas: R; with more than one, states, and the batches of training, are those of
+        `replicas.stack`.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Steps:
         phases: Sequence[Phase] = (),
         external: float = 0.0,
         layout: Layout | None = None,
+        replicas: int = 1,
     ):
         self.generator = generator
         self.discriminator = discriminator
@@ -133,15 +137,19 @@ class Steps:
         self.clip = optax.clip_by_global_norm(clip)
         self.optimizer = optax.chain(self.clip, optax.scale_by_adam())
         compiled = self.layout.compile
+        self.replicas = replicas
+        train, hold = self._train_step, self._hold
+        if replicas > 1:
+            train, hold = together(train, 0, gives=(AXES, 0)), together(hold, None)
         self.train_step = compiled(
-            self._train_step,
+            train,
             ("state", "rows", "rows", "rows"),
             ("state", "all"),
             static=("phase", "network"),
             donate=True,
         )
         self.draw = compiled(self._draw, ("state", "rows"), "rows", static=("phase",))
-        self.hold = compiled(self._hold, ("state", "rows"), "state", static=("band",), donate=True)
+        self.hold = compiled(hold, ("state", "rows"), "state", static=("band",), donate=True)
         self.write = compiled(
             self._write,
             ("all", "all", "rows", "all"),
@@ -247,6 +255,10 @@ class Steps:
 
         A frozen network's optimiser, and the moments of frozen parameters, stay as they were.
         """
+        begin = self._begin_phase if self.replicas == 1 else together(self._begin_phase)
+        return begin(state, index=index, phase=phase)
+
+    def _begin_phase(self, state: TrainState, *, index: int, phase: Phase) -> TrainState:
         params = copy(state.discriminator.params)
         if phase.transfer:
             params = transfer(state.generator.params, params)

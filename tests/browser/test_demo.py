@@ -28,7 +28,7 @@ OPTIONS = {
     "text": {"prefix": "red dog"},
     "oracle": {"prefix": "7 0"},
 }
-WAIT = 60_000  # ms; a first answer is compiled for
+WAIT = 120_000  # ms; a first answer is compiled for
 
 
 @pytest.fixture(scope="module")

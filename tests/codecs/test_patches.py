@@ -44,7 +44,9 @@ def test_codes_go_there_and_back(codec):
     assert tokens.dtype == np.int32
     assert len(tokens) == 2 * len(vectors)
     first, second = tokens[::2], tokens[1::2]
-    assert 0 <= first.min() and first.max() < 6 <= second.min() and second.max() < 12
+    assert first.min() >= 0
+    assert first.max() < 6 <= second.min()
+    assert second.max() < 12
     assert (codec.vocabulary.size, codec.vocabulary.bos) == (12, 0)
     assert codec.vocabulary.eos is codec.vocabulary.pad is None
     decoded = codec.decode(tokens)
@@ -87,11 +89,14 @@ def test_files_hold_all_of_it(codec, tmp_path):
     again = PatchCodec.load(tmp_path)
     assert again.patch == PATCH
     np.testing.assert_array_equal(again.encode(vectors), codec.encode(vectors))
-    np.testing.assert_array_equal(again.decode(codec.encode(vectors)), codec.decode(codec.encode(vectors)))
+    np.testing.assert_array_equal(
+        again.decode(codec.encode(vectors)), codec.decode(codec.encode(vectors))
+    )
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"kind": "mel", "patch": [2, 2, 3]}', '{"kind": "patches", "patch": [2, 2, 2]}']
+    "content",
+    ["{", "[]", '{"kind": "mel", "patch": [2, 2, 3]}', '{"kind": "patches", "patch": [2, 2, 2]}'],
 )
 def test_damaged_files_are_named(codec, tmp_path, content):
     codec[0].save(tmp_path)

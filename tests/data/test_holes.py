@@ -71,9 +71,7 @@ def test_no_hole_is_larger_than_the_largest(kind):
     counts = [int(drawn(kind, seed, largest=False).sum()) for seed in range(300)]
     assert max(counts) == most
     assert min(counts) >= 1
-    np.testing.assert_array_equal(
-        drawn(kind, 7, largest=False), drawn(kind, 7, largest=False)
-    )
+    np.testing.assert_array_equal(drawn(kind, 7, largest=False), drawn(kind, 7, largest=False))
 
 
 def test_places_are_the_missing_patches_and_then_visible_ones():

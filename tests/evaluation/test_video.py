@@ -1,4 +1,4 @@
-"""Figures of filled holes against scikit-image and hand-made cases, and the fills that learn nothing."""
+"""Figures of filled holes against scikit-image and slow sums, and fills that learn nothing."""
 
 import numpy as np
 import pytest
@@ -154,7 +154,9 @@ def test_what_no_frame_shows_is_spread_from_beside_it():
 
 
 def test_inpainting_continues_a_slope():
-    ramp = np.broadcast_to(np.arange(0, 160, 10, dtype=np.uint8)[None, None, :, None], (2, 12, 16, 3))
+    ramp = np.broadcast_to(
+        np.arange(0, 160, 10, dtype=np.uint8)[None, None, :, None], (2, 12, 16, 3)
+    )
     mask = np.zeros((2, 12, 16), bool)
     mask[0, 4:8, 5:10] = True
     filled = video.inpaint(np.where(mask[..., None], 255, ramp), mask)
