@@ -45,6 +45,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data.train_size = 10_000
     config.data.validation_size = 10_000
     config.data.test_size = 10_000
+    config.data.corrupted = 0.0
 
     config.encoder = ml_collections.ConfigDict({"kind": "none"})
 

@@ -207,16 +207,27 @@ class Sequences:
       seed: of the draws.
       count: how many.
       length: T.
+      corrupted: share of the tokens in whose place another stands, uniformly random.
     """
 
     unlimited = False
 
-    def __init__(self, oracle: Oracle, split: str, *, seed: int, count: int, length: int):
+    def __init__(
+        self,
+        oracle: Oracle,
+        split: str,
+        *,
+        seed: int,
+        count: int,
+        length: int,
+        corrupted: float = 0.0,
+    ):
         self._oracle = oracle
         self._first_id = _FIRST_ID[split]
         self._seed = seed
         self._count = count
         self._length = length
+        self._corrupted = corrupted
 
     def __len__(self) -> int:
         return self._count
@@ -231,7 +242,14 @@ class Sequences:
     @functools.cached_property
     def tokens(self) -> np.ndarray:
         """All sequences, [N, T] int32."""
-        return sample(self._oracle, self._seed, self._count, self._length, first=self._first_id)
+        drawn = sample(self._oracle, self._seed, self._count, self._length, first=self._first_id)
+        if not self._corrupted:
+            return drawn
+        rng = np.random.default_rng((self._seed, self._first_id))
+        # Row by row, so that a sequence doesn't depend on how many there are.
+        whether, which = np.moveaxis(rng.random((*drawn.shape, 2)), -1, 0)
+        others = (which * len(self._oracle.bias)).astype(drawn.dtype)
+        return np.where(whether < self._corrupted, others, drawn)
 
     @functools.cached_property
     def log_probs(self) -> np.ndarray:
@@ -244,7 +262,8 @@ def splits(oracle: Oracle, config) -> dict[str, Sequences]:
 
     Args:
       oracle: what draws them.
-      config: `seed`, `length` and for each split its number of sequences, as `train_size`.
+      config: `seed`, `length`, for each split its number of sequences, as `train_size`, and
+        `corrupted`, the share of the training data's tokens that are not the oracle's.
 
     Raises:
       UserError: a value is out of range.
@@ -257,6 +276,10 @@ def splits(oracle: Oracle, config) -> dict[str, Sequences]:
         value = config[option]
         if not low <= value <= high:
             raise UserError(f"config.data.{option}: {value} is out of range; set {low} to {high}")
+    if not 0 <= config.corrupted < 1:
+        raise UserError(
+            f"config.data.corrupted: {config.corrupted} is out of range; set 0 to less than 1"
+        )
     return {
         split: Sequences(
             oracle,
@@ -264,6 +287,7 @@ def splits(oracle: Oracle, config) -> dict[str, Sequences]:
             seed=config.seed,
             count=config[f"{split}_size"],
             length=config.length,
+            corrupted=config.corrupted if split == "train" else 0.0,
         )
         for split in _FIRST_ID
     }

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,12 +51,14 @@ def write_evaluation(
     seed: int,
     metrics: Mapping[str, Metric],
     sweep: Mapping | None = None,
+    replicas: Sequence[Mapping[str, Metric]] = (),
 ) -> None:
     """Writes `{task, split, checkpoint, seed, metrics: {name: {value, stderr, n, unit}}}` as JSON.
 
     Metrics are sorted by name, so that two files compare line by line. A figure that isn't finite
     is written as null, since JSON has no NaN. The file appears whole or not at all. A sweep, see
-    `evaluation.sweep`, stands under a key of its own.
+    `evaluation.sweep`, stands under a key of its own, and so do the metrics of each replica where
+    `metrics` are means over several.
 
     Raises:
       UserError: `path` can't be written.
@@ -68,6 +70,8 @@ def write_evaluation(
         "seed": int(seed),
         "metrics": plain(metrics),
     }
+    if len(replicas) > 1:
+        content["replicas"] = [plain(own) for own in replicas]
     if sweep is not None:
         content["sweep"] = sweep
     write_json(Path(path), content)

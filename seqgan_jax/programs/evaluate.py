@@ -121,6 +121,7 @@ def _evaluate(
             seed=part["seed"],
             metrics=found,
             sweep=sweep.read(path),
+            replicas=own,
         )
     others, lines = run.task.comparisons(split, len(written), num_samples)
     return [table(columns | beside | others), *lines]

@@ -13,7 +13,7 @@ from seqgan_jax.core.rewards import NORMALISATIONS, REWARDS
 from seqgan_jax.errors import UserError
 
 BASELINES = ("position", "prefix", "group")
-ESTIMATORS = ("rollout", "dense", "actions")
+ESTIMATORS = ("rollout", "dense", "terminal", "actions")
 FREEZES = ("none", "discriminator", "generator", "alternate", "both")
 
 
@@ -73,7 +73,8 @@ class GeneratorUpdate(Update):
       reward: a name in `core.rewards.REWARDS`.
       estimator: where a token's action value comes from: 'rollout', the mean reward of completions;
         'dense', the discounted sum of the rewards of this and all later prefixes, for each of which
-        the discriminator has a logit, and nothing is rolled out; or 'actions', the reward of each
+        the discriminator has a logit, and nothing is rolled out; 'terminal', the reward of the
+        whole sequence, for each of its tokens (Williams, 1992); or 'actions', the reward of each
         possible token at once, over which the policy gradient is then summed rather than sampled
         (Sutton et al., 2000, theorem 1, with the states' distribution as it is and no future), for
         a discriminator that has a logit for each.
@@ -537,7 +538,7 @@ def _check_generator(phase: Phase, where: str) -> None:
             f"{where}.normalise: no normalisation '{update.normalise}'; choose from "
             f"{', '.join(NORMALISATIONS)}"
         )
-    if update.estimator == "dense" and update.baseline == "prefix":
+    if update.estimator in ("dense", "terminal") and update.baseline == "prefix":
         raise UserError(
             f"{where}.baseline: 'prefix' needs the values of prefixes, which rollouts estimate; "
             "set position or group"

@@ -469,6 +469,7 @@ class Steps:
             estimate = {
                 "rollout": self._search,
                 "dense": self._dense_values,
+                "terminal": self._dense_values,
                 "actions": self._action_values,
             }[update.estimator]
             if given:
@@ -811,7 +812,7 @@ class Steps:
         )
 
     def _dense_values(self, state: TrainState, batch, key, update: GeneratorUpdate, done):
-        """As `_search`, from the discriminator's logits of all prefixes."""
+        """As `_search`, from the discriminator's logits of all prefixes or of whole sequences."""
         rows = self.layout.rows.numbers(len(batch["example_id"]) * update.group_size)
         example = jnp.repeat(batch["example_id"], update.group_size)
         z = self._noise(jax.random.fold_in(key, NOISE), example, rows)
@@ -820,11 +821,14 @@ class Steps:
             self.discriminator, state.discriminator.params, method, *args
         )
         memory = judge("encode", batch["source"], batch["source_mask"])
-        logits = judge("score", memory, sample.tokens, sample.mask)
-        clipped = jnp.clip(logits, -update.reward_clip, update.reward_clip)
-        values = rewards.discounted(
-            rewards.REWARDS[update.reward](clipped), sample.mask, update.discount
-        )
+        reward = rewards.REWARDS[update.reward]
+        if update.estimator == "terminal":
+            logits = judge("sequence_score", memory, sample.tokens, sample.mask)
+            values = reward(logits)[:, None] * sample.mask
+        else:
+            logits = judge("score", memory, sample.tokens, sample.mask)
+            clipped = jnp.clip(logits, -update.reward_clip, update.reward_clip)
+            values = rewards.discounted(reward(clipped), sample.mask, update.discount)
         distance = self._distance(state.discriminator.params, memory, batch, update)
         if distance:
             far = distance(judge("features", memory, sample.tokens), sample.mask)

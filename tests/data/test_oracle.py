@@ -1,6 +1,7 @@
 """The oracle against a slow LSTM written from its equations, and its files against bad ones."""
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import ml_collections
@@ -140,6 +141,7 @@ def test_bad_files_are_refused(arrays, tmp_path):
 
 
 CONFIG = {"seed": 0, "length": T, "train_size": 40, "validation_size": 30, "test_size": 20}
+CONFIG["corrupted"] = 0.0
 
 
 def splits(known, **changes):
@@ -166,6 +168,20 @@ def test_splits_are_of_their_sizes_and_streams(known):
     np.testing.assert_array_equal(
         found["test"].log_probs, oracle.log_prob(known, found["test"].tokens)
     )
+
+
+def test_a_share_of_the_training_data_is_corrupted(known):
+    share, size = 0.3, 3000
+    clean, changed = (splits(known, train_size=size, corrupted=c) for c in (0.0, share))
+    differ = clean["train"].tokens != changed["train"].tokens
+    # A random token is the right one once in V times. False alarms: 5 standard deviations.
+    expected, count = share * (1 - 1 / V), differ.size
+    assert abs(differ.mean() - expected) < 5 * math.sqrt(expected * (1 - expected) / count)
+    np.testing.assert_array_equal(clean["test"].tokens, changed["test"].tokens)
+    fewer = splits(known, train_size=10, corrupted=share)["train"].tokens
+    np.testing.assert_array_equal(fewer, changed["train"].tokens[:10])
+    with pytest.raises(UserError, match=r"^config.data.corrupted: 1.0 is out of range"):
+        splits(known, corrupted=1.0)
 
 
 @pytest.mark.parametrize("option", ["train_size", "test_size", "length"])

@@ -2,10 +2,10 @@
 
     python rounds.py LAYOUTS FOLDER [COORDINATOR COUNT INDEX]
 
-LAYOUTS is JSON, {name: {"options": {...}, "parts": [...]}}. For each layout FOLDER gets NAME.npz, of
-the parts that are asked for: 'draw', what the generator's next update learns from; 'rounds', the
-metrics of 20 updates of each network, the generator's from what the first layout drew; 'write',
-samples.
+LAYOUTS is JSON, {name: {"options": {...}, "parts": [...]}}. For each layout FOLDER gets NAME.npz,
+of the parts that are asked for: 'draw', what the generator's next update learns from; 'write',
+samples; 'generator' and 'both', the metrics of 20 updates of the generator, from what the first
+layout drew, and of as many of the discriminator in between.
 """
 
 import json
@@ -27,7 +27,6 @@ from seqgan_jax.training.steps import Steps
 B, T, V = 16, 6, 48
 ROUNDS = 20
 SAMPLES = 128  # for each source
-DRAWN = "drawn.pickle"
 VOCABULARY = Vocabulary(size=V, bos=1, pad=0, eos=2)
 CONSTANT = {"updates": 1, "batch_size": 0, "learning_rate": 0.02, "warmup": 0, "decay": 0.0}
 PHASE = phases.Phase(
@@ -63,7 +62,7 @@ def networks():
 
 
 def batch():
-    """All rows; their lengths differ, and some weigh nothing."""
+    """All rows: some weigh nothing, and some are of the same example."""
     rng = np.random.default_rng(0)
     mask = (np.arange(T) < rng.integers(1, T + 1, (B, 1))).astype(np.float32)
     return {
@@ -82,25 +81,33 @@ def own_rows(tree):
     return jax.tree.map(lambda x: np.asarray(x)[index * size : (index + 1) * size], tree)
 
 
-def arrays(tree):
+def arrays(prefix, tree):
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x)
+        f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}": np.asarray(x)
         for path, x in jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
     }
 
 
+def kept(path, make):
+    """What a file holds, made by the first process that asks for it."""
+    if not path.exists():
+        path.write_bytes(pickle.dumps(jax.device_get(make())))
+    return pickle.loads(path.read_bytes())
+
+
 def outcome(layout, parts, folder):
     steps = Steps(*networks(), VOCABULARY, T, 1.0, phases=(PHASE,), external=0.5, layout=layout)
-    state = layout.place(steps.begin_phase(steps.init(0, batch()), 0, PHASE))
     programs = {name: PHASE.step_of(name) for name in PHASE.networks}
-    given = layout.shard(own_rows(batch()))
-    found = {}
-    if "draw" in parts:
+    begin = lambda: steps.begin_phase(steps.init(0, batch()), 0, PHASE)
+    state = layout.place(kept(folder / "state.pickle", begin))
+    given, found = layout.shard(own_rows(batch())), {}
+
+    def draw():
         drawn = steps.draw(state, given, phase=programs["generator"])
-        drawn = layout.local_rows(drawn._replace(completions=None))
-        found |= {f"draw/{name}": x for name, x in arrays(drawn).items()}
-        if not (folder / DRAWN).exists():
-            (folder / DRAWN).write_bytes(pickle.dumps(drawn))
+        return layout.local_rows(drawn._replace(completions=None))
+
+    if "draw" in parts:
+        found |= arrays("draw", draw())
     if "write" in parts:
         written = steps.write(
             state.generator.params,
@@ -109,38 +116,34 @@ def outcome(layout, parts, folder):
             jax.random.key(1),
             num_samples=SAMPLES,
         )
-        found |= {f"write/{name}": x for name, x in arrays(written._asdict()).items()}
-    if "rounds" in parts:
-        drawn = own_rows(pickle.loads((folder / DRAWN).read_bytes()))
-        given = (given, layout.shard(drawn), layout.shard(drawn.values))
+        found |= arrays("write", written)
+    if {"generator", "both"} & set(parts):
+        drawn = own_rows(kept(folder / "drawn.pickle", draw))
+        learnt = (given, layout.shard(drawn), layout.shard(drawn.values))
         for k in range(ROUNDS):
             state, scalars = steps.train_step(
-                state, *given, phase=programs["generator"], network="generator"
+                state, *learnt, phase=programs["generator"], network="generator"
             )
-            found |= {f"rounds/{k}/{name}": x for name, x in arrays(scalars).items()}
-            state, scalars = steps.train_step(
-                state, given[0], phase=programs["discriminator"], network="discriminator"
-            )
-            found |= {f"rounds/{k}/{name}": x for name, x in arrays(scalars).items()}
-        found["sharded"] = np.array(
-            [
-                jax.tree_util.keystr(path, simple=True, separator="/") + str(x.sharding.spec)
-                for path, x in jax.tree_util.tree_leaves_with_path(state.generator)
-                if any(x.sharding.spec)
-            ],
-            dtype=str,
-        )
+            found |= arrays(f"generator/{k}", scalars)
+            if "both" in parts:
+                state, scalars = steps.train_step(
+                    state, given, phase=programs["discriminator"], network="discriminator"
+                )
+                found |= arrays(f"discriminator/{k}", scalars)
+        for path, x in jax.tree_util.tree_leaves_with_path(state.generator):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            found[f"placed/{name}"] = np.array([axis or "" for axis in x.sharding.spec], dtype=str)
     return found
 
 
 def main(layouts, folder, coordinator=None, count=1, index=0):
     if coordinator:
         jax.distributed.initialize(coordinator, int(count), int(index), initialization_timeout=60)
-    folder = Path(folder)
     for name, asked in json.loads(layouts).items():
-        found = outcome(Layout(Options(**asked["options"])), asked["parts"], folder)
+        layout = Layout(Options(**asked["options"]))
+        found = outcome(layout, asked["parts"], Path(folder))
         if jax.process_index() == 0:
-            np.savez(folder / f"{name}.npz", **found)
+            np.savez(Path(folder) / f"{name}.npz", **found)
 
 
 if __name__ == "__main__":

@@ -99,9 +99,14 @@ def test_evaluation_over_seeds_and_of_one(runs, capsys):
         ("alone", alone[1], None),
     ):
         evaluate(str(workdir), replica=replica, **options)
-        figures = opened_json(workdir)
-        found[name] = figures["nll"]
+        content = json.loads((workdir / "evaluation.json").read_text())
+        found[name] = content["metrics"]["nll"]
+        assert ("replicas" in content) == (name == "all")
+        if name == "all":
+            values = [each["nll"]["value"] for each in content["replicas"]]
     assert found["second"]["value"] == pytest.approx(found["alone"]["value"], abs=1e-5)
+    assert values[1] == pytest.approx(found["alone"]["value"], abs=1e-5)
+    assert found["all"]["value"] == pytest.approx(np.mean(values))
     assert found["all"]["n"] == 2
     assert found["all"]["stderr"] > 0
     assert "nll" in capsys.readouterr().out
@@ -109,10 +114,6 @@ def test_evaluation_over_seeds_and_of_one(runs, capsys):
         evaluate(str(both), replica=2, **options)
     with pytest.raises(UserError, match=r"^--replica=1: .* config.seeds=1; leave it out$"):
         evaluate(str(alone[0]), replica=1, **options)
-
-
-def opened_json(workdir):
-    return json.loads((workdir / "evaluation.json").read_text())["metrics"]
 
 
 def test_a_reward_is_for_one_seed(tmp_path):

@@ -497,9 +497,12 @@ def test_a_pool_is_read_whole_in_every_epoch_and_then_renewed():
     np.testing.assert_array_equal(np.sort(second_epoch, axis=0), np.sort(pools[0], axis=0))
 
 
-@pytest.mark.parametrize("reward", ["log_ratio", "probability"])
-def test_dense_values_equal_a_slow_sum(steps, initial, reward):
-    """Judge every prefix, clip, sum what is to come, and differentiate."""
+@pytest.mark.parametrize(
+    ("estimator", "reward"),
+    [("dense", "log_ratio"), ("dense", "probability"), ("terminal", "log_ratio")],
+)
+def test_values_of_judged_samples_equal_a_slow_sum(steps, initial, estimator, reward):
+    """Judge every prefix, clip, sum what is to come (or take the end alone), differentiate."""
     state = begin(steps, initial, 2, ADVERSARIAL)
     baseline = np.float32([0.4, 0.5, 0.6, 0.7])
     state = state.replace(baseline=baseline)
@@ -519,15 +522,17 @@ def test_dense_values_equal_a_slow_sum(steps, initial, reward):
     logits = np.stack([judge("sequence_score", memory, tokens, prefix) for prefix in prefixes], 1)
     clip = float(np.median(np.abs(logits[mask > 0])))
     values = np.zeros((3, T))
-    for b in range(3):
+    if estimator == "terminal":
+        values += judge("sequence_score", memory, tokens, mask)[:, None]
+    for b in range(3 if estimator == "dense" else 0):
         for s in range(int(mask[b].sum())):
             logit = np.clip(logits[b, s], -clip, clip)
             step_reward = logit if reward == "log_ratio" else 1 / (1 + np.exp(-logit))
             for t in range(s + 1):
                 values[b, t] += 0.5 ** (s - t) * step_reward
-    options = {"estimator": "dense", "discount": 0.5, "reward_clip": clip, "reward": reward}
+    options = {"estimator": estimator, "discount": 0.5, "reward_clip": clip, "reward": reward}
     update = GeneratorUpdate(**CONSTANT, policy_gradient=2.0, baseline="position", **options)
-    chosen = phase("dense", update)
+    chosen = phase(estimator, update)
 
     def slow(params):
         surrogate = 0.0
