@@ -151,7 +151,7 @@ def test_the_program_prints_what_the_api_finds(captions, picture, monkeypatch, c
     monkeypatch.setattr(program, "load", lambda *_, **__: captions)
     monkeypatch.setattr(program, "compilation_cache", lambda: None)
     options = {"image": [picture], "text": None, "seed": 5}
-    how = {"num_samples": 2, "checkpoint": "last", "output": None}
+    how = {"num_samples": 2, "checkpoint": "last", "replica": None, "output": None}
     program.generate("run", options, form="json", **how)
     (row,) = json.loads(capsys.readouterr().out)
     (found,) = captions.generate(image=picture, num_samples=2, seed=5)

@@ -84,13 +84,18 @@ def parse(config: Mapping[str, Any]) -> Options:
     return options
 
 
-def mesh(data: int = 0, model: int = 1) -> Mesh:
+def mesh(data: int = 0, model: int = 1, devices: Sequence[Any] = ()) -> Mesh:
     """Devices in `data` rows of `model`; by default all of them, one in each row.
+
+    Args:
+      data: rows; 0 for as many as there are devices for.
+      model: devices of a row.
+      devices: of these; by default of those that JAX has.
 
     Raises:
       UserError: if there are fewer, or if some would be left out on a run of several processes.
     """
-    devices = jax.devices()
+    devices = devices or jax.devices()
     there = f"the {len(devices)} devices that there are"
     if not data:
         if len(devices) % model:
@@ -224,14 +229,15 @@ class Layout:
 
     Args:
       options: see there.
+      devices: these, to compile for; by default those that JAX has.
 
     Raises:
       UserError: where there are no such devices.
     """
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options, devices: Sequence[Any] = ()):
         self.options = options
-        self.mesh = mesh(options.data, options.model)
+        self.mesh = mesh(options.data, options.model, devices)
         self._axis = DATA if self.mesh.shape[DATA] > 1 and options.model == 1 else None
         self._pmap = options.mode == "pmap" and self._axis is not None
 
@@ -264,7 +270,7 @@ class Layout:
         Raises:
           UserError: for a vocabulary that can't be split.
         """
-        return jax.tree.map(_put, state, self._shardings(state))
+        return jax.tree.map(_put, state, self.shardings(state))
 
     def shard(self, batch: Any) -> Any:
         """A batch of which each process gives its own block of rows, on the devices."""
@@ -278,7 +284,8 @@ class Layout:
             return local_rows(tree, self.mesh)
         return jax.tree.map(lambda x: np.concatenate([np.asarray(rows) for rows in x]), tree)
 
-    def _shardings(self, state: Any) -> Any:
+    def shardings(self, state: Any) -> Any:
+        """Where the arrays of a training state, or of its shapes, are placed."""
         return jax.tree_util.tree_map_with_path(
             lambda keys, x: NamedSharding(self.mesh, self._spec(_path(keys), x.shape)), state
         )
@@ -414,7 +421,7 @@ class Layout:
 
         def constrain(kind, part):
             if kind == "state":
-                shardings = self._shardings(part)
+                shardings = self.shardings(part)
             elif kind == "gathered" or kind == "all":
                 shardings = NamedSharding(self.mesh, PartitionSpec())
             else:
