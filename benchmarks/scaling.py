@@ -12,8 +12,8 @@ it didn't. `flops` and `products` are counted from the traced program of one dev
 matrix products and convolutions, and how many of them follow each other.
 
 `predicted` is, for each kind of device in HARDWARE, milliseconds of a step: operations at `SHARE`
-of the peak, `launch` for each product, and a ring all-reduce of the bytes that waits for all of it.
-Nothing of that was measured.
+of the peak, `launch` for each product, and then a ring's time for the bytes and a tree's for their
+latency, 2 log2 n messages. Nothing of that was measured.
 """
 
 import json
@@ -210,8 +210,8 @@ def predicted(flops: float, products: int, moved: int, devices: int) -> dict[str
     found = {}
     for name, kind in HARDWARE.items():
         compute = flops / (SHARE * kind.peak) + products * kind.launch
-        hops = 2 * (devices - 1)
-        exchange = hops / devices * moved / kind.bandwidth + hops * kind.latency
+        ring = 2 * (devices - 1) / devices * moved / kind.bandwidth
+        exchange = ring + 2 * math.log2(devices) * kind.latency
         found[name] = {
             "ms": round(1e3 * (compute + exchange), 3),
             "efficiency": round(compute / (compute + exchange), 3),

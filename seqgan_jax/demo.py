@@ -226,14 +226,10 @@ PLAYERS = {
 
 def _uploaded_picture():
     """A place for a picture that hands the file on as it is, to be checked here."""
-
-    class Picture(gradio.Image):
-        is_template = True  # looks like its parent
-
-        def preprocess(self, payload):
-            return payload and payload.path
-
-    return Picture(label="Picture", type="filepath", sources=["upload", "clipboard"])
+    # Not by a subclass, for which Gradio would write a file of types beside this one.
+    picture = gradio.Image(label="Picture", type="filepath", sources=["upload", "clipboard"])
+    picture.preprocess = lambda payload: payload and payload.path
+    return picture
 
 
 # How it looks.

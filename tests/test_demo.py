@@ -1,5 +1,6 @@
 """The demonstration page: what it lets through, and a server that nothing brings down."""
 
+import gc
 import math
 import sys
 import threading
@@ -14,6 +15,13 @@ from PIL import Image
 
 from seqgan_jax import demo
 from seqgan_jax.errors import UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_leftovers():
+    """Gradio leaves event loops to the garbage collector: not to that of another file's tests."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

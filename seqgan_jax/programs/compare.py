@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from seqgan_jax import tasks
+from seqgan_jax.api import PART
 from seqgan_jax.core.sampling import Truncation
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import embedders, held_out, sweep
@@ -16,7 +17,6 @@ from seqgan_jax.evaluation import samples as sample_files
 from seqgan_jax.evaluation import text as text_metrics
 from seqgan_jax.evaluation.report import Metric, metrics, plain, table, write_json
 from seqgan_jax.programs.evaluate import evaluate
-from seqgan_jax.programs.generate import PART
 from seqgan_jax.programs.run import Run, parts
 from seqgan_jax.programs.start import compilation_cache
 from seqgan_jax.reporting import pictures

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from seqgan_jax.api import PART as PART
 from seqgan_jax.api import Generated, load
 from seqgan_jax.errors import UserError
 from seqgan_jax.files import replace_file

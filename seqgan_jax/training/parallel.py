@@ -299,6 +299,8 @@ class Layout:
         data = self._data_dimension(path, shape)
         if data is not None:
             axes[data] = DATA
+        while axes and axes[-1] is None:  # as programs say it of what they give
+            axes.pop()
         return PartitionSpec(*axes)
 
     def _model_dimension(self, path: str, shape: Sequence[int]) -> int | None:

@@ -3,6 +3,7 @@
 Skipped only where no Chromium is installed.
 """
 
+import gc
 import io
 import shutil
 
@@ -61,6 +62,7 @@ def opened(browser, tiny_model):
         context.close()
     for server in servers:
         server.close(verbose=False)
+    gc.collect()  # of Gradio's event loops, before another file's tests
     assert wrong == []
     own = ("data:", "blob:", *(server.local_url for server in servers))
     assert [url for url in asked if not url.startswith(own)] == []

@@ -130,6 +130,8 @@ def outcome(layout, parts, folder):
                     state, given, phase=programs["discriminator"], network="discriminator"
                 )
                 found |= arrays(f"discriminator/{k}", scalars)
+            else:
+                state = state.replace(step=state.step + 1, phase_step=state.phase_step + 1)
         for path, x in jax.tree_util.tree_leaves_with_path(state.generator):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             found[f"placed/{name}"] = np.array([axis or "" for axis in x.sharding.spec], dtype=str)
