@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from pycocoevalcap.cider.cider_scorer import CiderScorer
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from seqgan_jax.errors import UserError
@@ -82,6 +81,8 @@ def caption_metrics(
     # sacrebleu takes the first references of all images, then the second ones, ...
     width = max(map(len, truths))
     streams = [[t[i] if i < len(t) else None for t in truths] for i in range(width)]
+
+    from rouge_score.rouge_scorer import RougeScorer  # imports NLTK, which takes over a second
 
     rouge = RougeScorer(["rougeL"], tokenizer=_Spaces())
     return {
