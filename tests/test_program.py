@@ -244,7 +244,7 @@ def test_bad_photographs(refused_training, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"encoder.kind": "pyramid"}, ["config.encoder.kind", "convolutional, features"]),
+        ({"encoder.kind": "pyramid"}, ["config.encoder.kind", "convolutional, clip, features"]),
         ({"encoder.kind": "convolutional"}, ["config.encoder.kind", "set it to features"]),
         ({"encoder.size": 0}, ["config.encoder.size: 0"]),
         ({"encoder.channels": (8,) * 5}, ["config.encoder.channels", "32 x 32 pixels"]),

@@ -19,7 +19,14 @@ def config():
     return ConfigDict(
         {
             "oracle": {"params": None, "seed": 1, "vocabulary": V, "size": 3},
-            "data": {"seed": 0, "length": T, "train_size": 8, "validation_size": 6, "test_size": 5},
+            "data": {
+                "seed": 0,
+                "length": T,
+                "train_size": 8,
+                "validation_size": 6,
+                "test_size": 5,
+                "corrupted": 0.0,
+            },
             "encoder": {"kind": "none"},
             "generator": {"noise_size": 0},
         }
@@ -55,7 +62,7 @@ def test_vocabulary_and_shapes(task):
 
 
 def task_data():
-    sizes = {"train_size": 8, "validation_size": 6, "test_size": 5}
+    sizes = {"train_size": 8, "validation_size": 6, "test_size": 5, "corrupted": 0.0}
     return ConfigDict({"seed": 0, "length": T, **sizes})
 
 
