@@ -25,6 +25,9 @@ TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Below 1: more probable seq
 TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from the k most probable tokens; 0: from all.")
 TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most probable tokens of this mass.")
 BEAM_SIZE = flags.DEFINE_integer("beam_size", 0, "The N most probable sequences; 0: draw instead.")
+LENGTH_PENALTY = flags.DEFINE_float(
+    "length_penalty", 0.0, "Of the beam search: above 0, longer sequences; see core/beam.py."
+)
 RERANK = flags.DEFINE_integer(
     "rerank", 1, "Draw N times as many; the discriminator keeps the best.", lower_bound=1
 )
@@ -54,6 +57,7 @@ OPTIONS = (
     TOP_K,
     TOP_P,
     BEAM_SIZE,
+    LENGTH_PENALTY,
     RERANK,
     REJECT,
     PREFIX,

@@ -3,6 +3,7 @@
     python benchmarks/scaling.py [--setting=default|large] [--devices=1,2,8,64,256] [--rows=32]
     python benchmarks/scaling.py --model=2,4 --devices=8
     python benchmarks/scaling.py --topology=v5e:2x4     (needs PyPI's libtpu, and no TPU)
+    python benchmarks/scaling.py --time=2 --rows=16     (runs, on so many virtual devices)
 
 Every step is compiled, not run, once for each number of devices, in a process of its own with so
 many virtual CPU devices, or for a TPU topology ahead of time. Each device has `rows` sources, so
@@ -14,6 +15,9 @@ matrix products and convolutions, and how many of them follow each other.
 `predicted` is, for each kind of device in HARDWARE, milliseconds of a step: operations at `SHARE`
 of the peak, `launch` for each product, and then a ring's time for the bytes and a tree's for their
 latency, 2 log2 n messages. Nothing of that was measured.
+
+With --time=n the steps do run, on one virtual device with the whole batch and on n with a part
+each, in turn in one process on the same cores: `scaling/time` is the ratio of the shortest times.
 """
 
 import json
@@ -22,6 +26,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -34,7 +39,7 @@ from jax.experimental import topologies
 from configs import captions
 from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.models import build
-from seqgan_jax.programs.start import compile_quickly
+from seqgan_jax.programs.start import compile_quickly, keep_memory
 from seqgan_jax.training import phases
 from seqgan_jax.training.parallel import Layout, Options
 from seqgan_jax.training.steps import Steps
@@ -45,6 +50,8 @@ MODEL = flags.DEFINE_list("model", ["1"], "How many of them share the vocabulary
 ROWS = flags.DEFINE_integer("rows", 32, "Sources of a batch on each device.", lower_bound=1)
 STEPS = flags.DEFINE_list("steps", [], "PHASE/NETWORK; all of them by default.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "Compile for this TPU topology, v5e:2x4 say.")
+TIME = flags.DEFINE_integer("time", 0, "Run on so many virtual devices, and on one.")
+REPEATS = flags.DEFINE_integer("repeats", 10, "Runs of which the shortest counts.", lower_bound=1)
 INSIDE = flags.DEFINE_bool("inside", False, "In the process that compiles.")
 
 
@@ -260,8 +267,44 @@ def compile_all(devices: list, model: int) -> None:
         print(json.dumps(line), flush=True)
 
 
+def time_all(devices: int) -> None:
+    """Runs every step on one device and on several, in turn."""
+    rows = ROWS.value * devices
+    layouts = {count: Layout(Options(data=count)) for count in (1, devices)}
+    made = {count: prepared(layout) for count, layout in layouts.items()}
+    rng = np.random.default_rng(0)
+
+    def filled(shape):
+        if shape.dtype == jnp.float32:
+            return np.ones(shape.shape, np.float32)
+        return rng.integers(3, 100, shape.shape).astype(shape.dtype)
+
+    for name, (static, batch) in made[1][2].items():
+        given = jax.tree.map(filled, batch(rows))
+        fastest, states, batches = {}, {}, {}
+        for count, (steps, *_) in made.items():
+            states[count] = layouts[count].place(steps.init(0, given))
+            batches[count] = layouts[count].shard(given)
+        for _ in range(1 + REPEATS.value):
+            for count, (steps, *_) in made.items():
+                began = time.perf_counter()
+                found = steps.train_step(states[count], batches[count], **static)
+                states[count], _ = jax.block_until_ready(found)
+                fastest.setdefault(count, []).append(time.perf_counter() - began)
+        ms = {count: round(1e3 * min(times[1:]), 2) for count, times in fastest.items()}
+        line = {"name": f"scaling/time/{name}", "figure": round(ms[devices] / ms[1], 3)}
+        line |= {"unit": f"times of {devices} devices over one", "configuration": {"ms": ms}}
+        line["configuration"] |= {"setting": SETTING.value, "rows": rows, "cores": os.cpu_count()}
+        print(json.dumps(line), flush=True)
+
+
 def main(argv):
-    if INSIDE.value:
+    if TIME.value:
+        count = f"--xla_force_host_platform_device_count={TIME.value}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
+        keep_memory()
+        time_all(TIME.value)
+    elif INSIDE.value:
         compile_all(jax.devices(), int(MODEL.value[0]))
     elif TOPOLOGY.value:
         described = topologies.get_topology_desc(TOPOLOGY.value, platform="tpu")

@@ -151,6 +151,9 @@ def add_common(config: ml_collections.ConfigDict, *, every: int = 20, **evaluati
       **evaluation: the values of `config.evaluation`, but for its batches.
     """
     config.seeds = 1
+    config.init_from = config_dict.placeholder(str)
+    config.init_checkpoint = "best"
+    config.init_partial = False
     config.guard = guard()
     config.rejection = rejection()
     config.reward = reward()
@@ -178,6 +181,8 @@ def phase(generator=None, discriminator=None, **overrides) -> ml_collections.Con
     config.stop.metrics = ("nll",)
     config.stop.patience = 0
     config.stop.min_change = 0.0
+    config.stop.regain = False
+    config.noise = True
     config.generator = generator or generator_update(updates=0)
     config.discriminator = discriminator or discriminator_update(updates=0)
     config.update(overrides)
@@ -303,7 +308,6 @@ def parallel() -> ml_collections.ConfigDict:
     config.model = 1
     config.mode = "jit"
     config.accumulate = 1
-    config.remat = False
     config.shard_above = 0
     return config
 

@@ -81,19 +81,31 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     config.phases = ml_collections.ConfigDict()
     config.phases.order = (
+        "align",
         "pretrain_generator",
         "pretrain_discriminator",
         "adversarial",
         "finetune",
         "calibrate",
     )
-    config.phases.pretrain_generator = phase(
-        steps=5000,
+    # A translator without noise; then one with noise that is no worse.
+    config.phases.align = phase(
+        steps=4500,
         batch_size=64,
-        evaluate_every=1000,
+        evaluate_every=1500,
         select="nll",
+        noise=False,
         generator=generator_update(learning_rate=3e-3, warmup=200, decay=1.0, mle=1.0),
     )
+    config.phases.pretrain_generator = phase(
+        steps=1000,
+        batch_size=64,
+        evaluate_every=250,
+        select="nll",
+        start_from="best",
+        generator=generator_update(learning_rate=5e-4, warmup=100, decay=1.0, mle=1.0),
+    )
+    config.phases.pretrain_generator.stop.regain = True
     config.phases.pretrain_discriminator = phase(
         steps=100,
         batch_size=32,
@@ -162,7 +174,8 @@ def _smoke(config):
     config.discriminator.num_heads = 2
     config.discriminator.head_size = 8
     for name, steps in (
-        ("pretrain_generator", 30),
+        ("align", 20),
+        ("pretrain_generator", 10),
         ("pretrain_discriminator", 10),
         ("adversarial", 10),
         ("finetune", 8),
@@ -193,10 +206,13 @@ def _multi30k(config):
     config.generator.noise_size = 16
     config.discriminator.feature_size = 256
     config.discriminator.head_size = 64
-    config.phases.pretrain_generator.update(batch_size=64, steps=7000, evaluate_every=500)
-    config.phases.pretrain_generator.generator.update(learning_rate=2e-3, warmup=500)
+    config.phases.align.update(steps=7000, evaluate_every=500)
+    config.phases.align.generator.update(learning_rate=2e-3, warmup=500)
+    config.phases.pretrain_generator.update(steps=1500)
     config.phases.pretrain_discriminator.update(steps=300)
     config.phases.adversarial.update(steps=300, evaluate_every=100)
+    # Half the discriminator's, half BLEU of the sentence (Yang et al., 2018, arXiv:1703.04887).
+    config.reward.update(function="bleu", weight=0.5)
     config.evaluation.validation_limit = 1000
 
 
@@ -218,10 +234,10 @@ def _transformer(config):
     config.generator.num_heads = 4
     config.generator.noise_size = 16
     config.generator.dropout = 0.3
-    # A Transformer has no parameters for the discriminator's LSTM to start with.
+    # The discriminator's LSTM can't start with a Transformer's layers: its source encoder does.
     config.discriminator.likelihood = False
-    config.phases.pretrain_discriminator.transfer = False
-    config.phases.pretrain_generator.generator.update(learning_rate=5e-4, warmup=1000)
+    config.phases.align.generator.update(learning_rate=5e-4, warmup=1000)
+    config.phases.pretrain_generator.generator.update(learning_rate=1e-4)
 
 
 def _large(config):
@@ -242,8 +258,10 @@ def _large(config):
     config.generator.noise_size = 64
     config.discriminator.feature_size = 512
     config.discriminator.num_heads = 8
-    config.phases.pretrain_generator.update(batch_size=512, steps=50_000, evaluate_every=2000)
-    config.phases.pretrain_generator.generator.update(learning_rate=5e-4, warmup=4000)
+    config.phases.align.update(batch_size=512, steps=50_000, evaluate_every=2000)
+    config.phases.align.generator.update(learning_rate=5e-4, warmup=4000)
+    config.phases.pretrain_generator.update(batch_size=512, steps=5000, evaluate_every=1000)
+    config.phases.pretrain_generator.generator.update(learning_rate=1e-4)
     config.phases.pretrain_discriminator.update(batch_size=512, steps=5000)
     config.phases.adversarial.update(batch_size=256, steps=10_000, evaluate_every=1000)
     config.phases.finetune.update(batch_size=256, steps=2000, freeze_turn=500, evaluate_every=500)

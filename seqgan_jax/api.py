@@ -63,8 +63,8 @@ class Generated(NamedTuple):
 
     Attributes:
       name: the source: its path, its text, or nothing.
-      hypotheses: the sequences, in the order in which they were drawn; of a beam search the most
-        probable one first.
+      hypotheses: the sequences, in the order in which they were drawn; of a beam search the best
+        one first.
       sample: the same as arrays.
       accepted: what rejection sampling tells beside it, where it was asked for; else None.
     """
@@ -154,6 +154,7 @@ class Model:
         top_k: int = 0,
         top_p: float = 1.0,
         beam_size: int = 0,
+        length_penalty: float = 0.0,
         rerank: int = 1,
         reject: bool = False,
         prefix: str = "",
@@ -171,6 +172,8 @@ class Model:
           top_k: draw from the k most probable tokens only; 0 for all.
           top_p: draw from the smallest set of the most probable tokens with this mass.
           beam_size: search for so many of the most probable sequences instead; 0 to draw.
+          length_penalty: of that search, see `core.beam`: above 0, longer sequences; about 1
+            compares log-probabilities per token.
           rerank: draw so many times more, of which the discriminator keeps the best.
           reject: draw until the discriminator accepts, see docs/sampling.md; for checkpoints that
             are calibrated.
@@ -192,6 +195,8 @@ class Model:
         for option, value in (("num_samples", num_samples), ("beam_size", beam_size + 1)):
             if value < 1:
                 raise UserError(f"--{option}: must be positive")
+        if length_penalty < 0 or (length_penalty and not beam_size):
+            raise UserError("--length_penalty: is of a beam search, 0 or more; set --beam_size too")
         if beam_size and rerank > 1:
             raise UserError("--rerank: of no use to a beam search; leave out one of the two")
         if reject and (beam_size or rerank > 1):
@@ -216,7 +221,7 @@ class Model:
         how = {"seed": seed, "forced": forced}
         accepted = None
         if beam_size:
-            how |= {"width": beam_size, "banned": banned}
+            how |= {"width": beam_size, "banned": banned, "length_penalty": length_penalty}
             samples = list(held_out.search(steps, self.state, self._parts(batch), **how))
         else:
             how |= {"num_samples": 1 if alone else num_samples}

@@ -205,10 +205,12 @@ def search(
     width: int,
     forced: tuple[int, ...] = (),
     banned: tuple[int, ...] = (),
+    length_penalty: float = 0.0,
 ) -> Iterator[Sample]:
-    """The `width` most probable sequences of every source that isn't a filler row, best first.
+    """The `width` best sequences of every source that isn't a filler row, best first.
 
-    Under one z for each source, which the seed decides. Fewer where fewer exist.
+    Under one z for each source, which the seed decides, and by `core.beam`'s measure: without a
+    penalty the most probable ones. Fewer where fewer exist.
     """
     for batch in batches:
         beams, scores = jax.device_get(
@@ -220,6 +222,7 @@ def search(
                 width=width,
                 forced=forced,
                 banned=banned,
+                length_penalty=length_penalty,
             )
         )
         for sample in _samples(batch, beams.tokens, beams.mask, beams.log_probs, scores):

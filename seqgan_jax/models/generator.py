@@ -124,6 +124,8 @@ class LSTMGenerator(nn.Module):
     dropout: float = 0.0
     init_scale: float = 0.0
 
+    noise_layers = ("start", "slots")
+
     def setup(self):
         def initializer(usual):
             return nn.initializers.normal(self.init_scale) if self.init_scale else usual

@@ -31,9 +31,15 @@ class Generator(Protocol):
 
     Its state is any pytree whose leaves lead with the lane. Its parameters hold the tokens'
     embeddings [V, E] under the name 'embedding'.
+
+    Attributes:
+      noise_size: Z.
+      noise_layers: the dense layers of which the last Z inputs are z, by name; of a network without
+        some of them, the others.
     """
 
     noise_size: int
+    noise_layers: tuple[str, ...]
 
     def encode(self, source: Any, source_mask: chex.Array | None, *, train: bool) -> Any:
         """Source [B, ...] -> memory."""

@@ -194,6 +194,8 @@ class TransformerGenerator(nn.Module):
     tied: bool = True
     dropout: float = 0.0
 
+    noise_layers = ("known",)
+
     def setup(self):
         size = self.embedding_size
         self.embedding = self.param(

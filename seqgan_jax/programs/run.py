@@ -1,5 +1,7 @@
 """A run: its directory, and all that its configuration says."""
 
+import functools
+import hashlib
 import json
 import shutil
 import tempfile
@@ -18,8 +20,9 @@ from seqgan_jax.programs.start import compile_quickly
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import external, parallel, processes, replicas
 from seqgan_jax.training import phases as schedule
-from seqgan_jax.training.checkpoint import Checkpoints, shapes
+from seqgan_jax.training.checkpoint import FOLDER, Checkpoints, shapes
 from seqgan_jax.training.loop import Loop
+from seqgan_jax.training.origin import Origin, Start, Tokens
 from seqgan_jax.training.state import TrainState
 from seqgan_jax.training.steps import Steps
 
@@ -58,7 +61,7 @@ class Run:
         # Programs that don't train use what devices there are, whatever trained the run.
         shared = {} if config is None else self.config.get("parallel", {})
         layout = parallel.Layout(parallel.parse(shared))
-        self.phases = schedule.parse(self.config.phases)
+        self.phases = schedule.parse(self.config.phases, trained_elsewhere(self.config))
         guard = schedule.parse_guard(self.config.get("guard", {}))
         self.rejection = schedule.parse_rejection(self.config.get("rejection", {}))
         reward = schedule.parse_reward(self.config.get("reward", {}), self.phases)
@@ -101,9 +104,55 @@ class Run:
         )
         if config is not None and any(phase.frozen for phase in self.phases):
             schedule.check_frozen(self.phases, self.loop.parameters())
+        if config is not None and config.get("init_from"):
+            self.loop.start = functools.cache(lambda: self._start(config))
+            if not any(path.name.isdigit() for path in (workdir / FOLDER).glob("*")):
+                self.loop.start()
         if config is not None:
             # Last, so that a directory is not taken by a configuration that was refused.
             processes.from_first(lambda: _write_config(workdir, config))
+
+    def _start(self, config: ml_collections.ConfigDict) -> Start:
+        """How the networks start with another run's parameters.
+
+        Raises:
+          UserError: where there is no such run, or it doesn't fit.
+        """
+        where = Path(config.init_from)
+        if not (where / "config.json").exists():
+            raise UserError(
+                f"config.init_from={where}: no run here (no config.json); name a run's directory"
+            )
+        try:
+            other = Run(where, None, self.progress)
+            state = other.restore(config.init_checkpoint)
+        except UserError as error:
+            # What it says of an option, such as --checkpoint, is of opening a run by itself.
+            raise UserError(f"config.init_from={where}: {error}") from error
+        done = [phase for phase in other.phases[: int(state.phase)] if phase.steps]
+        done += [other.phases[int(state.phase)]] * (int(state.phase_step) > 0)
+        networks = {
+            name: jax.device_get(getattr(state, name).params)
+            for name in ("generator", "discriminator")
+            if any(name in phase.networks for phase in done)
+        }
+        if not networks:
+            raise UserError(f"config.init_from={where}: nothing is trained there; train it first")
+        generator = self.steps.generator
+        start = Start(
+            Origin(str(where), networks, _tokens(other), other.steps.generator.noise_size),
+            _tokens(self),
+            generator.noise_size,
+            generator.noise_layers,
+            config.init_partial,
+        )
+        left = start.check(
+            jax.eval_shape(lambda: self.steps.init(config.seed, self.task.template()))
+        )
+        told = f"; {len(left)} parameters are new, {left[0]} the first" if left else ""
+        names = " and ".join(networks)
+        self.progress.message(f"starting with the {names} of {where}, step {state.step}{told}")
+        return start
 
     def _load_task(self) -> tasks.Task:
         """The task; process 0 makes what all share, the others then read copies of it."""
@@ -153,6 +202,26 @@ class Run:
         return state
 
 
+def trained_elsewhere(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The networks that a run starts with as another has trained them, for sure."""
+    return ("generator",) if config.get("init_from") else ()
+
+
+def _tokens(run: Run) -> Tokens:
+    """What a run's tokens stand for; of a codec without texts, which codec's they are."""
+    task = run.task
+    target = getattr(task.codec, "tokens", None)
+    if target is None:
+        files = sorted(path for path in (run.workdir / "codec").rglob("*") if path.is_file())
+        digest = hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest()[:8]
+        target = [f"{i} of codec {digest}" for i in range(task.codec.vocabulary.size)]
+    if task.source_vocabulary is None:
+        return Tokens(target, ())
+    source = task.source_codec.tokens
+    more = range(len(source), task.source_vocabulary)  # that are no text, such as speakers
+    return Tokens(target, [*source, *map(str, more)])
+
+
 def check_calibrated(state: TrainState, which: str, workdir: Path) -> None:
     """Refuses a checkpoint that rejection sampling can't be done with."""
     if not np.isfinite(state.calibration.maximum):
@@ -183,6 +252,11 @@ def _check_without_sources(phases: Sequence[schedule.Phase]) -> None:
                 raise UserError(f"{where}.generator.{option}: this task has no sources; set 0")
         if phase.discriminator and phase.discriminator.mismatch:
             raise UserError(f"{where}.discriminator.mismatch: this task has no sources; set 0")
+        if not phase.noise:
+            raise UserError(
+                f"{where}.noise: without a source, noise is all that tells sequences apart; set "
+                "True"
+            )
 
 
 def _check_discriminator(

@@ -12,7 +12,7 @@ from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import held_out
 from seqgan_jax.evaluation.report import table, write_evaluation
 from seqgan_jax.programs.documents import document
-from seqgan_jax.programs.run import Run
+from seqgan_jax.programs.run import Run, trained_elsewhere
 from seqgan_jax.programs.start import compilation_cache
 from seqgan_jax.reporting import html_report, pictures
 from seqgan_jax.reporting.metrics_log import read_metrics
@@ -34,9 +34,8 @@ def train(
     compilation_cache()
     directory = Path(workdir or f"runs/{config.task}-{config.variant}")
     # Rough costs of one update, relative to another: rollouts are what takes long.
-    work = [
-        phase.steps * (4.0 if phase.cycle > 1 else 1.0) for phase in schedule.parse(config.phases)
-    ]
+    parsed = schedule.parse(config.phases, trained_elsewhere(config))
+    work = [phase.steps * (4.0 if phase.cycle > 1 else 1.0) for phase in parsed]
     silent = quiet or not processes.is_first()
     with Progress(work=work, quiet=silent) as progress, _writing(directory):
         run = Run(directory, config, progress, profile)

@@ -33,7 +33,8 @@ class StepTimes:
         """Figures for the record, of the updates since the last call; none if there were none.
 
         Seconds of an update, tokens per second, seconds of waiting for input per second, and where
-        the backend tells it the most memory that the first device has used so far, in bytes.
+        the backend tells it the most memory that one of this process's devices has used so far, in
+        bytes.
         """
         if not self._steps:
             return {}
@@ -42,9 +43,10 @@ class StepTimes:
             "step/tokens_per_second": self._tokens / self._seconds,
             "input/waiting_seconds_per_second": self._waiting / self._seconds,
         }
-        memory = jax.local_devices()[0].memory_stats() or {}
-        if "peak_bytes_in_use" in memory:
-            figures["device/peak_bytes"] = memory["peak_bytes_in_use"]
+        told = [device.memory_stats() or {} for device in jax.local_devices()]
+        peaks = [memory["peak_bytes_in_use"] for memory in told if "peak_bytes_in_use" in memory]
+        if peaks:
+            figures["device/peak_bytes"] = max(peaks)
         self._clear()
         return figures
 

@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from seqgan_jax.reporting.watch import StallWatch, StepTimes
 from seqgan_jax.training import processes, replicas
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
 from seqgan_jax.training.external import Reward
+from seqgan_jax.training.origin import Start
 from seqgan_jax.training.phases import Guard, Phase, parse_rejection
 from seqgan_jax.training.state import TrainState, path
 from seqgan_jax.training.steps import Steps
@@ -85,6 +86,9 @@ class Loop:
       progress: the display.
       profile: how many steps of every phase to trace, once they are compiled.
       reward: what is mixed with the discriminator's rewards; or None.
+
+    Attributes:
+      start: gives what a new run's networks start with; None where that is nothing.
     """
 
     def __init__(
@@ -118,11 +122,14 @@ class Loop:
         self._step_times = StepTimes()
         self._watch = StallWatch(config.logging.stall_seconds)
         self._newest: Evaluation | None = None
+        self.start: Callable[[], Start] | None = None
 
-    def initial_state(self) -> TrainState:
+    def initial_state(self, start: Start | None = None) -> TrainState:
         """A new run's state."""
         template = self.task.template()
         states = [self.steps.init(seed, template) for seed in self._seeds]
+        if start:
+            states = [start(state) for state in states]
         return self.layout.place(replicas.stack(states))
 
     def parameters(self) -> list[str]:
@@ -168,10 +175,9 @@ class Loop:
 
     def _newest_state(self, checkpoints: Checkpoints, step: int | None) -> TrainState:
         """The state of the newest checkpoint, or a new run's where there is none."""
-        state = self.initial_state()
         if step is None:
-            return self.begin(state, 0)
-        return checkpoints.restore(step, shapes(state))
+            return self.begin(self.initial_state(self.start and self.start()), 0)
+        return checkpoints.restore(step, shapes(self.initial_state()))
 
     def _back_to(
         self, step: int | None, broken: TrainState, checkpoints: Checkpoints
@@ -271,6 +277,8 @@ class Loop:
         folder = self._folder / "profile" / phase.name
         profile = Profile(folder, done + phase.cycle, self.profile)
         collapsed, compiled = False, set()
+        if phase.stop.regain and not done:
+            state = self._remembered(state, phase)
         while done < phase.steps and not over:
             profile.before(done)
             told, scalars, network = {}, {}, None
@@ -287,7 +295,9 @@ class Loop:
                     try:
                         rewarded = self._rewarded(state, batch, program)
                     except UserError:
-                        if checkpoints.latest_step() != int(state.step):
+                        # Several processes save together or not at all.
+                        alone = processes.count() == 1
+                        if alone and checkpoints.latest_step() != int(state.step):
                             checkpoints.save(state, phase=phase.name, ended=False, score=None)
                         raise
                 state, found = self.steps.train_step(
@@ -327,8 +337,13 @@ class Loop:
             if warning and self.guard.stop and not over:
                 state, over = self._stopped(state), True
             ended = over or done == phase.steps
+            if ended and not over and phase.stop.regain:
+                self.progress.message(
+                    f"warning: phase {phase.name} ends with worse {_metrics(phase)} than it began "
+                    f"with; raise config.phases.{phase.name}.steps"
+                )
             if over and done < phase.steps:
-                reason = warning if warning and self.guard.stop else _no_better(phase)
+                reason = warning if warning and self.guard.stop else _enough(phase, state)
                 self.progress.message(f"phase {phase.name} ends at step {done:,}: {reason}")
             asked = processes.stop_after(step, self._signal if self._stop.is_set() else 0)
             stopping = bool(asked)
@@ -410,20 +425,32 @@ class Loop:
 
     def _waited(self, state: TrainState, phase: Phase, figures: dict[str, Metric]) -> TrainState:
         """The state with early stopping's count after an evaluation."""
-        if not phase.stop.patience:
+        if not (phase.stop.patience or phase.stop.regain):
             return state
-        scores = [self._score(name, phase, "stop.metrics", figures) for name in phase.stop.metrics]
+        new = self._stop_scores(phase, figures)
         best = np.array(state.stopping.best)
-        new = np.float32(scores)
+        regained = phase.stop.regain and bool((new >= best[: len(new)]).all())
         improved = new > best[: len(new)] + np.float32(phase.stop.min_change)
         best[: len(new)] = np.where(improved, new, best[: len(new)])
         waited = 0 if improved.any() else int(state.stopping.waited) + 1
         stopping = state.stopping.replace(
             best=jnp.asarray(best),
             waited=jnp.asarray(waited, jnp.int32),
-            stopped=jnp.asarray(waited >= phase.stop.patience),
+            stopped=jnp.asarray(regained or 0 < phase.stop.patience <= waited),
         )
         return self.layout.place(state.replace(stopping=stopping))
+
+    def _remembered(self, state: TrainState, phase: Phase) -> TrainState:
+        """The state with what the phase has to regain: its figures before its first step."""
+        new = self._stop_scores(phase, self.evaluate(state).figures)
+        best = np.array(state.stopping.best)
+        best[: len(new)] = new
+        stopping = state.stopping.replace(best=jnp.asarray(best))
+        return self.layout.place(state.replace(stopping=stopping))
+
+    def _stop_scores(self, phase: Phase, figures: dict[str, Metric]) -> np.ndarray:
+        names = phase.stop.metrics
+        return np.float32([self._score(name, phase, "stop.metrics", figures) for name in names])
 
     def _score(self, name: str, phase: Phase, option: str, figures: dict[str, Metric]) -> float:
         """A held-out figure as a score: higher is better."""
@@ -545,6 +572,13 @@ def _distinct(samples: list[held_out.Sample]) -> float:
     return len(np.unique(rows, axis=0)) / len(rows)
 
 
-def _no_better(phase: Phase) -> str:
-    names, stop = " and ".join(phase.stop.metrics), phase.stop
+def _enough(phase: Phase, state: TrainState) -> str:
+    """Why early stopping has ended a phase."""
+    names, stop = _metrics(phase), phase.stop
+    if stop.regain and (not stop.patience or int(state.stopping.waited) < stop.patience):
+        return f"{names} no worse than before it"
     return f"no improvement of {names} by {stop.min_change:g} in {stop.patience} evaluations"
+
+
+def _metrics(phase: Phase) -> str:
+    return " and ".join(phase.stop.metrics)

@@ -44,9 +44,8 @@ class Options:
       data: devices that share a batch's rows; 0 for as many as there are.
       model: devices that share the embeddings and the output layers.
       mode: 'jit', or 'pmap' for the same step on the axis 'data' alone.
-      accumulate: A; the gradient of a batch is summed over A parts of it, one after the other.
-      remat: whether the activations of a loss are made again for its gradient instead of being
-        kept, each loss (on real targets, on samples) by itself.
+      accumulate: A; the gradient of a batch is summed over A parts of it, one after the other, so
+        that the activations of one part are kept at a time.
       shard_above: arrays of the state with more entries than this are split over 'data' too; 0 for
         none.
     """
@@ -55,7 +54,6 @@ class Options:
     model: int = 1
     mode: str = "jit"
     accumulate: int = 1
-    remat: bool = False
     shard_above: int = 0
 
 

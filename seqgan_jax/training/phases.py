@@ -168,11 +168,14 @@ class Stop:
       metrics: held-out figures, by name.
       patience: after how many evaluations in a row in which none of them improved; 0 for never.
       min_change: what counts as an improvement on the best value so far.
+      regain: whether it is also evaluated before its first step, and ends at the first evaluation
+        in which all of them are no worse than then.
     """
 
     metrics: tuple[str, ...] = ("nll",)
     patience: int = 0
     min_change: float = 0.0
+    regain: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +253,8 @@ class Phase:
       start_from: whose parameters it starts with: '' for those that the phase before ended with,
         'best' for the best of the phase before, or the name of a phase for its end.
       stop: when it ends before its steps are done.
+      noise: whether its generator reads noise. Where it doesn't, z is 0, and the weights by which z
+        is read start and stay at 0: the next phase starts with outputs that are the same for all z.
     """
 
     name: str
@@ -266,6 +271,7 @@ class Phase:
     frozen: tuple[str, ...] = ()
     start_from: str = ""
     stop: Stop = Stop()
+    noise: bool = True
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -323,6 +329,7 @@ class Phase:
             select="",
             transfer=False,
             frozen=self.frozen,
+            noise=self.noise,
             **{"generator": None, "discriminator": None} | updates,
         )
 
@@ -346,8 +353,12 @@ class Phase:
 # From a configuration, with its mistakes.
 
 
-def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
+def parse(config: ml_collections.ConfigDict, trained: Sequence[str] = ()) -> tuple[Phase, ...]:
     """The phases of `config.phases`, in their order.
+
+    Args:
+      config: see there.
+      trained: the networks that the first phase starts with as another run has trained them.
 
     Raises:
       UserError: where a phase is named that does not exist, or makes no sense, or makes none there.
@@ -377,7 +388,7 @@ def parse(config: ml_collections.ConfigDict) -> tuple[Phase, ...]:
         if phase.discriminator:
             _check_discriminator(phase, f"{where}.discriminator")
         phases.append(phase)
-    _check_order(phases)
+    _check_order(phases, trained)
     return tuple(phases)
 
 
@@ -518,8 +529,13 @@ def _check_phase(phase: Phase, where: str) -> None:
             ) from error
     if phase.stop.patience < 0 or phase.stop.min_change < 0:
         raise UserError(f"{where}.stop: patience and min_change must be 0 or more")
-    if phase.stop.patience and not phase.stop.metrics:
-        raise UserError(f"{where}.stop.metrics: names no figure; name one, or set patience to 0")
+    if (phase.stop.patience or phase.stop.regain) and not phase.stop.metrics:
+        never = "patience to 0" if phase.stop.patience else "regain to False"
+        raise UserError(f"{where}.stop.metrics: names no figure; name one, or set {never}")
+    if not phase.noise and not phase.only_likelihood:
+        raise UserError(
+            f"{where}.noise: False is for a phase of maximum likelihood alone; set True"
+        )
 
 
 def _choose(value: str, known: Sequence[str], where: str) -> None:
@@ -619,9 +635,9 @@ def _check_discriminator(phase: Phase, where: str) -> None:
         )
 
 
-def _check_order(phases: Sequence[Phase]) -> None:
+def _check_order(phases: Sequence[Phase], given: Sequence[str]) -> None:
     """Refuses what needs that an earlier phase has trained something, where none has."""
-    trained: set[str] = set()
+    trained = set(given)
     done: list[str] = []
     for phase in phases:
         if not phase.steps:
@@ -644,6 +660,11 @@ def _check_order(phases: Sequence[Phase]) -> None:
             raise UserError(
                 f"{where}.generator.policy_gradient: its rewards would be those of a discriminator "
                 "that nothing trains; put a phase that trains it before this one"
+            )
+        if phase.stop.regain and "generator" in missing:
+            raise UserError(
+                f"{where}.stop.regain: nothing before it has trained the generator, so that it "
+                "would end at once; put a phase that trains it before this one, or set False"
             )
         if phase.start_from == "best" and not done:
             raise UserError(f"{where}.start_from: 'best' of no phase before it; set ''")

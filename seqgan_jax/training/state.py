@@ -1,6 +1,6 @@
 """Everything that a resumed run needs, as one pytree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -127,6 +127,17 @@ def transfer(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
         else:
             moved[name] = to
     return moved
+
+
+def silence(params: dict[str, Any], layers: Sequence[str], noise_size: int) -> dict[str, Any]:
+    """The parameters with zeros where these layers read noise, the last `noise_size` inputs."""
+    silent = dict(params)
+    for name in layers if noise_size else ():
+        if name in params:
+            kernel = params[name]["kernel"]
+            kernel = kernel.at[len(kernel) - noise_size :].set(0.0)
+            silent[name] = params[name] | {"kernel": kernel}
+    return silent
 
 
 def _fits(ours, to) -> bool:

@@ -31,6 +31,7 @@ from seqgan_jax.training.state import (
     only,
     path,
     per_parameter,
+    silence,
     transfer,
 )
 
@@ -253,12 +254,17 @@ class Steps:
     def begin_phase(self, state: TrainState, index: int, phase: Phase) -> TrainState:
         """The state at a phase's start: fresh optimisers, baseline and rollout policy.
 
-        A frozen network's optimiser, and the moments of frozen parameters, stay as they were.
+        A frozen network's optimiser, and the moments of frozen parameters, stay as they were. In a
+        phase without noise the weights that read it are 0, and so are their gradients, as z is 0.
         """
         begin = self._begin_phase if self.replicas == 1 else together(self._begin_phase)
         return begin(state, index=index, phase=phase)
 
     def _begin_phase(self, state: TrainState, *, index: int, phase: Phase) -> TrainState:
+        if not phase.noise:
+            ours = self.generator
+            silent = silence(state.generator.params, ours.noise_layers, ours.noise_size)
+            state = state.replace(generator=state.generator.replace(params=silent))
         params = copy(state.discriminator.params)
         if phase.transfer:
             params = transfer(state.generator.params, params)
@@ -502,7 +508,7 @@ class Steps:
                 batch, samples = given
                 terms, entropy = {}, {}
                 if update.has("mle") or update.has("words"):
-                    terms |= self._on_real(params, batch, key, update, done, rows, totals)
+                    terms |= self._on_real(params, batch, key, phase, done, rows, totals)
                 if samples:
                     found, entropy["sample_entropy"] = self._on_sample(
                         params, old.reference, batch, *samples, update, done, totals["samples"]
@@ -576,7 +582,7 @@ class Steps:
         return losses.weighted_mean(here.whole(values), here.whole(weights))
 
     def _on_real(
-        self, params, batch, key, update: GeneratorUpdate, done, rows: Rows, totals
+        self, params, batch, key, phase: Phase, done, rows: Rows, totals
     ) -> dict[str, chex.Array]:
         """The losses on real targets, with dropout: those that have weights.
 
@@ -584,7 +590,7 @@ class Steps:
         sources of the loss of predicting which words their targets use; `guided_attention` the mean
         over targets of how far attention is from going forward.
         """
-        target, sources = batch["target"], len(batch["example_id"])
+        update, target, sources = phase.generator, batch["target"], len(batch["example_id"])
         each = len(target) // sources
 
         has_mle, has_words = update.has("mle"), update.has("words")
@@ -602,6 +608,8 @@ class Steps:
             jnp.repeat(batch["example_id"], each),
             rows.numbers(len(target)),
         )
+        if not phase.noise:
+            noise = jnp.zeros_like(noise)
         with rows.dropout():
             (projected, words), kept = self.generator.apply(
                 {"params": params},

@@ -95,11 +95,22 @@ def kept(path, make):
     return pickle.loads(path.read_bytes())
 
 
+def initial(steps):
+    """A state with random parameters; drawing those of the networks takes seconds to compile."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(lambda: steps.init(0, batch()))
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    random = lambda tree: jax.tree.map(lambda x: np.float32(rng.normal(0, 0.4, x.shape)), tree)
+    networks = {name: getattr(state, name) for name in ("generator", "discriminator")}
+    networks = {name: x.replace(params=random(x.params)) for name, x in networks.items()}
+    return steps.begin_phase(state.replace(**networks), 0, PHASE)
+
+
 def outcome(layout, parts, folder):
     steps = Steps(*networks(), VOCABULARY, T, 1.0, phases=(PHASE,), external=0.5, layout=layout)
     programs = {name: PHASE.step_of(name) for name in PHASE.networks}
-    begin = lambda: steps.begin_phase(steps.init(0, batch()), 0, PHASE)
-    state = layout.place(kept(folder / "state.pickle", begin))
+    start = kept(folder / "state.pickle", lambda: initial(steps))
+    state = layout.place(start)
     given, found = layout.shard(own_rows(batch())), {}
 
     def draw():
@@ -117,21 +128,20 @@ def outcome(layout, parts, folder):
             num_samples=SAMPLES,
         )
         found |= arrays("write", written)
-    if {"generator", "both"} & set(parts):
+    for part in {"generator", "both"} & set(parts):
         drawn = own_rows(kept(folder / "drawn.pickle", draw))
         learnt = (given, layout.shard(drawn), layout.shard(drawn.values))
+        state = layout.place(start)
         for k in range(ROUNDS):
             state, scalars = steps.train_step(
                 state, *learnt, phase=programs["generator"], network="generator"
             )
-            found |= arrays(f"generator/{k}", scalars)
-            if "both" in parts:
+            found |= arrays(f"{part}/{k}/generator", scalars)
+            if part == "both":
                 state, scalars = steps.train_step(
                     state, given, phase=programs["discriminator"], network="discriminator"
                 )
-                found |= arrays(f"discriminator/{k}", scalars)
-            else:
-                state = state.replace(step=state.step + 1, phase_step=state.phase_step + 1)
+                found |= arrays(f"{part}/{k}/discriminator", scalars)
         for path, x in jax.tree_util.tree_leaves_with_path(state.generator):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             found[f"placed/{name}"] = np.array([axis or "" for axis in x.sharding.spec], dtype=str)

@@ -328,3 +328,7 @@ def test_variants_are_whole(variant):
     config = runpy.run_path(str(ROOT / "configs" / "translation.py"))["get_config"](variant)
     found = phases.parse(config.phases)
     assert [phase.name for phase in found] == list(config.phases.order)
+    assert [phase.name for phase in found if not phase.noise] == ["align"]
+    reward = phases.parse_reward(config.reward, found)
+    mixed = ("", 0.0) if variant in ("default", "smoke") else ("bleu", 0.5)
+    assert (reward.function, reward.weight) == mixed

@@ -57,7 +57,7 @@ def test_parse_takes_the_order(tiny_config):
         (
             {"adversarial.generator.estimator": "guess"},
             "config.phases.adversarial.generator.estimator: no estimator 'guess'; choose from "
-            "rollout, dense, actions",
+            "rollout, dense, terminal, actions",
         ),
         (
             {
