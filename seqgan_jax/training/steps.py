@@ -494,8 +494,13 @@ class Steps:
                 advantages = self._advantages(state, values, sample.mask, mask, update)
                 samples = z, sample._replace(extras=None), advantages
                 metrics["reward"] = self._mean(values, mask)
-                known = map(self.layout.rows.whole, (values, mask))
-                baseline = rewards.update_baseline(state.baseline, *known, update.baseline_decay)
+                # One row stands for all rows of all devices.
+                total = self.layout.rows.total
+                count = total(mask.sum(0, keepdims=True))
+                mean = total((values * mask).sum(0, keepdims=True)) / jnp.maximum(count, 1.0)
+                baseline = rewards.update_baseline(
+                    state.baseline, mean, jnp.sign(count), update.baseline_decay
+                )
                 state = state.replace(baseline=baseline)
 
         totals = {"real": _weights(batch, batch["mask"]).sum(), "sources": batch["weight"].sum()}
@@ -578,8 +583,8 @@ class Steps:
 
     def _mean(self, values: chex.Array, weights: chex.Array) -> chex.Array:
         """`losses.weighted_mean` over the rows of all devices."""
-        here = self.layout.rows
-        return losses.weighted_mean(here.whole(values), here.whole(weights))
+        total = self.layout.rows.total
+        return total(_share(values, weights, total(weights.sum())))
 
     def _on_real(
         self, params, batch, key, phase: Phase, done, rows: Rows, totals
