@@ -153,6 +153,10 @@ def generator(
         "encoder": _encoder(config.encoder, source_vocabulary),
     }
     built = _build(GENERATORS, kind, options)
+    if built.noise_per_step and not built.noise_size:
+        raise UserError(
+            "config.generator.noise_per_step: there is no noise; raise config.generator.noise_size"
+        )
     if kind == "transformer":
         _check_transformer(built, "config.generator", "embedding_size")
     return built

@@ -87,10 +87,15 @@ class State(NamedTuple):
       layers: the layers' states, each [lanes, H].
       slots: where there is no source, the noise's keys and values, [lanes, M, A] and [lanes, M, H];
         otherwise None.
+      noise: where every step has its own, what is added to each step's embedding, [lanes, T, E];
+        otherwise None.
+      length: how many tokens were read, [lanes] int32; None without such noise.
     """
 
     layers: tuple[lstm.State, ...]
-    slots: tuple[chex.Array, chex.Array] | None
+    slots: tuple[chex.Array, chex.Array] | None = None
+    noise: chex.Array | None = None
+    length: chex.Array | None = None
 
 
 class LSTMGenerator(nn.Module):
@@ -107,6 +112,8 @@ class LSTMGenerator(nn.Module):
       output_size: size of u; 0 for logits straight from [h; c], as in Yu et al. (2017).
       noise_size: Z; 0 for none.
       noise_slots: positions that z is projected to where there is no source.
+      noise_per_step: whether every step has a z of its own, z [B, T, Z]. A projection of it is
+        added to the step's embedding, and there are no slots.
       dropout: rate on embeddings, between layers and on u in training.
       init_scale: standard deviation of the normal distribution from which the embeddings, the LSTM
         layers, the tanh layer and the output layer start; 0 for each kind's usual start.
@@ -121,10 +128,14 @@ class LSTMGenerator(nn.Module):
     output_size: int
     noise_size: int
     noise_slots: int = 8
+    noise_per_step: bool = False
     dropout: float = 0.0
     init_scale: float = 0.0
 
-    noise_layers = ("start", "slots")
+    @property
+    def noise_layers(self) -> tuple[str, ...]:
+        """See `interface.Generator`."""
+        return ("noise",) if self.noise_per_step else ("start", "slots")
 
     def setup(self):
         def initializer(usual):
@@ -149,7 +160,13 @@ class LSTMGenerator(nn.Module):
             )
             for i in range(self.num_layers)
         ]
-        self.has_memory = self.encoder is not None or self.noise_size > 0
+        self.has_slots = self.encoder is None and self.noise_size > 0 and not self.noise_per_step
+        self.has_memory = self.encoder is not None or self.has_slots
+        if self.noise_per_step:
+            scale = 0.1 * self.noise_size**-0.5  # as large as an embedding
+            self.noise = nn.Dense(
+                self.embedding_size, use_bias=False, kernel_init=nn.initializers.normal(scale)
+            )
         if self.has_memory:
             context = self.encoder.size if self.encoder is not None else self.hidden_size
             self.attend = additive_parameters(
@@ -159,7 +176,7 @@ class LSTMGenerator(nn.Module):
         if self.encoder is not None:
             # Few positions speak for a word: all start as improbable.
             self.words = nn.Dense(self.vocabulary_size, bias_init=nn.initializers.constant(-5.0))
-        if self.encoder is None and self.noise_size:
+        if self.has_slots:
             self.slots = nn.Dense(self.noise_slots * self.hidden_size)
         if self.output_size:
             self.hidden = dense(self.output_size)
@@ -174,12 +191,21 @@ class LSTMGenerator(nn.Module):
         return Memory(attention.additive_keys(self.attend, values), values, source_mask, summary)
 
     def initial_state(self, memory: Memory, z: chex.Array, max_length: int) -> State:
-        """The layers' states from the summary and the noise, z [B R, Z] against a memory of [B]."""
-        del max_length
-        chex.assert_shape(z, (None, self.noise_size))
+        """The layers' states from the summary and the noise, z [B R, Z] against a memory of [B].
+
+        With noise for every step, z [B R, T, Z], from the summary alone.
+        """
         lanes = z.shape[0]
+        noise = length = None
+        if self.noise_per_step:
+            chex.assert_shape(z, (None, max_length, self.noise_size))
+            noise, length = self.noise(z), jnp.zeros((lanes,), jnp.int32)
+            z = jnp.zeros((lanes, 0))
+        else:
+            chex.assert_shape(z, (None, self.noise_size))
         if not self.has_memory:
-            return State((lstm.zero_state(lanes, self.hidden_size),) * self.num_layers, None)
+            zero = lstm.zero_state(lanes, self.hidden_size)
+            return State((zero,) * self.num_layers, None, noise, length)
         slots = None
         if self.encoder is None:
             known = z
@@ -192,7 +218,7 @@ class LSTMGenerator(nn.Module):
             )
         parts = jnp.split(jnp.tanh(self.start(known)), 2 * self.num_layers, axis=-1)
         layers = tuple(lstm.State(h, c) for h, c in zip(parts[::2], parts[1::2], strict=True))
-        return State(layers, slots)
+        return State(layers, slots, noise, length)
 
     def _before_output(self, memory, slots, embedded, hidden, *, train=False):
         """[lanes, E], [lanes, H] -> what the output layer reads, [lanes, U]."""
@@ -213,14 +239,23 @@ class LSTMGenerator(nn.Module):
         """Reads one token in every lane."""
         chex.assert_rank(token, 1)
         embedded = self.embedding[token]
+        length = state.length
+        if self.noise_per_step:
+            # Lanes that have ended may be read on past the last step.
+            place = jnp.minimum(length, state.noise.shape[1] - 1)
+            embedded += jnp.take_along_axis(state.noise, place[:, None, None], axis=1)[:, 0]
+            length += 1
         layers = lstm.stack_step(self.layers, state.layers, embedded)
         u = self._before_output(memory, state.slots, embedded, layers[-1].hidden)
-        return State(layers, state.slots), self.output(u)
+        return state._replace(layers=layers, length=length), self.output(u)
 
     def _read(self, memory, state, inputs, train):
         """Whole sequences [B, T] -> what the output layer reads, [B, T, U], and the states."""
         chex.assert_rank(inputs, 2)
-        embedded = self.drop(self.embedding[inputs], deterministic=not train)
+        embedded = self.embedding[inputs]
+        if self.noise_per_step:
+            embedded += state.noise[:, : inputs.shape[1]]
+        embedded = self.drop(embedded, deterministic=not train)
         layers = lstm.stack_unroll(
             self.layers,
             state.layers,
@@ -235,7 +270,7 @@ class LSTMGenerator(nn.Module):
             top.reshape(-1, top.shape[-1]),
             train=train,
         )
-        return u.reshape(*inputs.shape, -1), State(layers, state.slots)
+        return u.reshape(*inputs.shape, -1), state._replace(layers=layers)
 
     def unroll(
         self, memory: Memory, state: State, inputs: chex.Array, *, train: bool = False
@@ -258,7 +293,9 @@ class LSTMGenerator(nn.Module):
 
     def prefix_state(self, states: State, t: int) -> State:
         """The state after t >= 1 inputs."""
-        return State(jax.tree.map(lambda x: x[:, t - 1], states.layers), states.slots)
+        layers = jax.tree.map(lambda x: x[:, t - 1], states.layers)
+        length = None if states.length is None else jnp.full_like(states.length, t)
+        return states._replace(layers=layers, length=length)
 
     def __call__(self, source, source_mask, z, inputs, *, train: bool = False) -> chex.Array:
         """Teacher forcing from source to logits, [B, T, V]; touches every parameter."""

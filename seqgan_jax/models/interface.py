@@ -34,18 +34,21 @@ class Generator(Protocol):
 
     Attributes:
       noise_size: Z.
+      noise_per_step: whether z is [B, T, Z], a vector for every step, instead of [B, Z]: its length
+        is then the sequences'.
       noise_layers: the dense layers of which the last Z inputs are z, by name; of a network without
         some of them, the others.
     """
 
     noise_size: int
+    noise_per_step: bool
     noise_layers: tuple[str, ...]
 
     def encode(self, source: Any, source_mask: chex.Array | None, *, train: bool) -> Any:
         """Source [B, ...] -> memory."""
 
     def initial_state(self, memory: Any, z: chex.Array, max_length: int) -> Any:
-        """Noise [B, Z] -> the state before the first token. z gives B, also where Z = 0."""
+        """Noise -> the state before the first token. z gives B, also where Z = 0."""
 
     def step(self, memory: Any, state: Any, token: chex.Array) -> tuple[Any, chex.Array]:
         """Reads tokens [B R] against a memory of [B]: the new state and logits [B R, V]."""
@@ -73,6 +76,12 @@ class Generator(Protocol):
 
     def word_logits(self, memory: Any) -> chex.Array:
         """The logit of each word's being used of the source, [B, V]; only where there is one."""
+
+
+def noise_shape(generator: Generator, length: int) -> tuple[int, ...]:
+    """The shape of one sequence's z, for T = `length` tokens: [Z] or [T, Z]."""
+    size = generator.noise_size
+    return (length, size) if generator.noise_per_step else (size,)
 
 
 class Discriminator(Protocol):

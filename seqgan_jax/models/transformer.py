@@ -157,7 +157,8 @@ class State(NamedTuple):
     Attributes:
       caches: every block's keys and values of the tokens read, [lanes, K, max_length, D].
       length: how many tokens were read, [lanes] int32.
-      known: what is added to every embedding, [lanes, E]; None without noise and source.
+      known: what is added to embeddings, one for all steps [lanes, 1, E] or one for each
+        [lanes, T, E]; None without noise and source.
     """
 
     caches: tuple[attention.Cache, ...]
@@ -175,6 +176,7 @@ class TransformerGenerator(nn.Module):
       hidden_size: of the layer inside a block's last part.
       num_layers: L, blocks.
       noise_size: Z; 0 for none.
+      noise_per_step: whether every step has a z of its own, z [B, T, Z].
       num_heads: K; E is a multiple of it, and of 2 K with rotary positions.
       positions: 'rotary' or 'learned'.
       max_length: how many positions are learned; with learned ones.
@@ -193,6 +195,7 @@ class TransformerGenerator(nn.Module):
     max_length: int = 0
     tied: bool = True
     dropout: float = 0.0
+    noise_per_step: bool = False
 
     noise_layers = ("known",)
 
@@ -238,8 +241,9 @@ class TransformerGenerator(nn.Module):
         return Memory(caches, values, source_mask, summary)
 
     def initial_state(self, memory: Memory, z: chex.Array, max_length: int) -> State:
-        """Empty caches for `max_length` tokens; z [B R, Z] against a memory of [B]."""
-        chex.assert_shape(z, (None, self.noise_size))
+        """Empty caches for `max_length` tokens; z as `noise_shape` says, of B R lanes."""
+        each = z if self.noise_per_step else z[:, None]
+        chex.assert_shape(each, (None, max_length if self.noise_per_step else 1, self.noise_size))
         if self.positions == "learned" and max_length > self.max_length:
             raise UserError(
                 f"config.generator.max_length: {self.max_length} learned positions are too few for "
@@ -248,10 +252,11 @@ class TransformerGenerator(nn.Module):
         lanes = len(z)
         known = None
         if self.has_known:
-            known = z
+            known = each
             if self.encoder is not None:
                 summary = jnp.repeat(memory.summary, lanes // len(memory.summary), axis=0)
-                known = jnp.concatenate([summary, z], axis=-1)
+                summary = jnp.repeat(summary[:, None], each.shape[1], axis=1)
+                known = jnp.concatenate([summary, each], axis=-1)
             known = self.known(known)
         caches = tuple(block.empty_cache(lanes, max_length) for block in self.blocks)
         return State(caches, jnp.zeros((lanes,), jnp.int32), known)
@@ -263,7 +268,10 @@ class TransformerGenerator(nn.Module):
             # Lanes that have ended may be read on past the last position.
             x = x + self.position[jnp.minimum(positions, self.max_length - 1)]
         if state.known is not None:
-            x = x + state.known[:, None]
+            last = state.known.shape[1] - 1
+            x = x + jnp.take_along_axis(
+                state.known, jnp.minimum(positions, last)[:, :, None], axis=1
+            )
         x = self.drop(x, deterministic=not train)
         caches, looked = [], []
         for i, block in enumerate(self.blocks):

@@ -15,7 +15,7 @@ import optax
 
 from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.core import beam, losses, rejection, rewards, rollout, sampling
-from seqgan_jax.models.interface import Discriminator, Generator
+from seqgan_jax.models.interface import Discriminator, Generator, noise_shape
 from seqgan_jax.models.ratio_discriminator import OPPONENT
 from seqgan_jax.training.parallel import Layout, Options, Rows
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
@@ -59,7 +59,7 @@ class Drawn(NamedTuple):
     """What the generator's update by the policy gradient learns from, before external rewards.
 
     Attributes:
-      z: the noise, [N, Z].
+      z: the noise, [N, Z], or [N, T, Z] where every step has its own.
       sample: the sequences, [N, T], G for each source.
       values: the discriminator's action values, [N, T].
       completions: tokens and mask of what the prefixes of the samples were completed to,
@@ -181,11 +181,12 @@ class Steps:
         return network.apply({"params": params}, *args, method=method, **kwargs)
 
     def _noise(self, key, example_id, sample_index) -> chex.Array:
-        """z ~ N(0, I), [B, Z], a function of the example and the sample alone."""
+        """z ~ N(0, I), one for each row, a function of the example and the sample alone."""
+        shape = noise_shape(self.generator, self.length)
 
         def row(example, sample):
             row_key = jax.random.fold_in(jax.random.fold_in(key, example), sample)
-            return jax.random.normal(row_key, (self.generator.noise_size,))
+            return jax.random.normal(row_key, shape)
 
         return jax.vmap(row)(example_id, sample_index)
 
@@ -204,7 +205,7 @@ class Steps:
     def init(self, seed: int, batch: dict[str, Any]) -> TrainState:
         """A new state; the batch gives the shapes."""
         key = jax.random.key(seed)
-        z = jnp.zeros((len(batch["target"]), self.generator.noise_size))
+        z = jnp.zeros((len(batch["target"]), *noise_shape(self.generator, self.length)))
         source, source_mask, target = batch["source"], batch["source_mask"], batch["target"]
 
         def initialise(key):

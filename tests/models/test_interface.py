@@ -8,6 +8,7 @@ import pytest
 
 from seqgan_jax.models.encoders import BiLSTMEncoder, TransformerEncoder
 from seqgan_jax.models.generator import LSTMGenerator
+from seqgan_jax.models.interface import noise_shape
 from seqgan_jax.models.transformer import TransformerGenerator
 
 B, S, SOURCES, T, V, E = 3, 4, 6, 5, 7, 8
@@ -18,11 +19,11 @@ ENCODERS = {
     ),
 }
 GENERATORS = {
-    "lstm": lambda encoder, noise_size: LSTMGenerator(
-        V, encoder, 3, 4, 2, 5, 6, noise_size, noise_slots=3, dropout=0.5
+    "lstm": lambda encoder, noise_size, **how: LSTMGenerator(
+        V, encoder, 3, 4, 2, 5, 6, noise_size, noise_slots=3, dropout=0.5, **how
     ),
-    "transformer": lambda encoder, noise_size: TransformerGenerator(
-        V, encoder, E, 6, 2, noise_size, num_heads=2, dropout=0.5
+    "transformer": lambda encoder, noise_size, **how: TransformerGenerator(
+        V, encoder, E, 6, 2, noise_size, num_heads=2, dropout=0.5, **how
     ),
 }
 
@@ -30,14 +31,15 @@ GENERATORS = {
 class Case:
     """A generator with inputs and normal parameters, large enough for every part to matter."""
 
-    def __init__(self, kind, has_source, noise_size):
+    def __init__(self, kind, has_source, noise_size, per_step=False):
         rng = np.random.default_rng(0)
-        self.net = GENERATORS[kind](ENCODERS[kind]() if has_source else None, noise_size)
+        encoder = ENCODERS[kind]() if has_source else None
+        self.net = GENERATORS[kind](encoder, noise_size, noise_per_step=per_step)
         self.source = self.source_mask = None
         if has_source:
             self.source = rng.integers(0, SOURCES, (B, S)).astype(np.int32)
             self.source_mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], np.float32)
-        self.z = rng.normal(size=(B, noise_size)).astype(np.float32)
+        self.z = rng.normal(size=(B, *noise_shape(self.net, T))).astype(np.float32)
         self.inputs = rng.integers(0, V, (B, T)).astype(np.int32)
         shapes = jax.eval_shape(
             self.net.init, jax.random.key(1), self.source, self.source_mask, self.z, self.inputs
@@ -79,6 +81,10 @@ CASES = [
     ("transformer", True, 0),
     ("transformer", False, 2),
     ("transformer", False, 0),
+    ("lstm", True, 2, True),
+    ("lstm", False, 2, True),
+    ("transformer", True, 2, True),
+    ("transformer", False, 2, True),
 ]
 
 
@@ -139,7 +145,7 @@ def test_every_parameter_matters(case):
 
 def test_lanes_of_a_source_equal_single_ones(case):
     rng = np.random.default_rng(1)
-    z = rng.normal(size=(2 * B, case.z.shape[1])).astype(np.float32)
+    z = rng.normal(size=(2 * B, *case.z.shape[1:])).astype(np.float32)
     inputs = rng.integers(0, V, (2 * B, T)).astype(np.int32)
     expected = np.zeros((2 * B, T, V), np.float32)
     for lane in range(2):
@@ -183,6 +189,15 @@ def test_noise_changes_every_step(case):
     if case.net.noise_size:
         found = case.unroll(case.memory, case.z + 1, case.inputs)[0]
         assert (np.abs(found - case.logits).max(-1) > 1e-3).all()
+
+
+def test_noise_of_a_step_changes_what_follows_it(case):
+    if case.net.noise_per_step:
+        z = case.z.copy()
+        z[:, 2] += 1
+        found = case.unroll(case.memory, z, case.inputs)[0]
+        np.testing.assert_array_equal(found[:, :2], case.logits[:, :2])
+        assert (np.abs(found - case.logits)[:, 2:].max(-1) > 1e-3).all()
 
 
 def test_attention_over_the_source_is_kept_on_request(case):
