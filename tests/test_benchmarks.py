@@ -100,3 +100,21 @@ def test_speech(monkeypatch, capsys):
     found = {line["configuration"]["part"]: line["figure"] for line in lines}
     assert found["both"] == pytest.approx(found["generator"] + found["vocoder"], abs=2e-3)
     assert found["vocoder"] > 0
+
+
+def test_text(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    module = importlib.import_module("text")
+    flags.FLAGS(["text"])
+    for asked in {"sentences": 30}, {"gigabytes": ["0.0005"]}:
+        with flagsaver.flagsaver(**asked):
+            module.main(["text"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["name"] for line in lines] == [
+        "bleu",
+        "self_bleu",
+        "bleu/nltk",
+        "corpus/peak_memory",
+    ]
+    assert all(line["figure"] > 0 for line in lines)
+    assert lines[-1]["configuration"]["lines"] == 5000

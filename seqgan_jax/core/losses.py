@@ -34,8 +34,8 @@ class Projected(NamedTuple):
 
     Attributes:
       value: the weighted sum, a scalar; the only part that has a gradient.
-      log_probs: of the tokens, in nats, [N].
-      entropy: of the rows' distributions, in nats, [N].
+      log_probs: of the tokens, in nats, [N]; 0 where the mask is 0.
+      entropy: of the rows' distributions, in nats, [N]; 0 where the mask is 0.
     """
 
     value: chex.Array
@@ -50,6 +50,7 @@ def projected_log_likelihood(
     tokens: chex.Array,
     weights: chex.Array,
     entropy_weights: chex.Array | None = None,
+    mask: chex.Array | None = None,
 ) -> Projected:
     """sum_n w_n log p_n[y_n] + e_n H(p_n) with p_n = softmax(h_n K + b), output layer included.
 
@@ -65,18 +66,20 @@ def projected_log_likelihood(
       tokens: [N], integers.
       weights: w, [N]; no gradient flows through it. Rows of weight 0 may have excluded tokens.
       entropy_weights: e, [N], likewise; None is 0 and cheaper.
+      mask: 0 where both weights are 0 and nothing is asked of the row, [N]. Such rows, as padding
+        is, cost next to nothing. None where all rows count.
     """
     chex.assert_rank([hidden, kernel, bias, tokens, weights], [2, 2, 1, 1, 1])
     weights, entropy_weights = jax.lax.stop_gradient((weights, entropy_weights))
-    return _log_likelihood(hidden, _with_bias(kernel, bias), tokens, weights, entropy_weights)
+    return _log_likelihood(hidden, _with_bias(kernel, bias), tokens, weights, entropy_weights, mask)
 
 
 @jax.custom_vjp
-def _log_likelihood(hidden, kernel, tokens, weights, entropy_weights):
-    return _log_likelihood_forward(hidden, kernel, tokens, weights, entropy_weights)[0]
+def _log_likelihood(hidden, kernel, tokens, weights, entropy_weights, mask):
+    return _log_likelihood_forward(hidden, kernel, tokens, weights, entropy_weights, mask)[0]
 
 
-def _log_likelihood_forward(hidden, kernel, tokens, weights, entropy_weights):
+def _log_likelihood_forward(hidden, kernel, tokens, weights, entropy_weights, mask):
     def tile(kernel_gradient, rows):
         hidden, tokens, weights, entropy_weights = rows
         hidden = _with_one(hidden)
@@ -95,9 +98,9 @@ def _log_likelihood_forward(hidden, kernel, tokens, weights, entropy_weights):
         kernel_gradient = kernel_gradient + hidden.T @ gradient
         return kernel_gradient, (gradient @ kernel[:-1].T, log_probs[:, 0], entropy[:, 0])
 
-    rows = _tiles(kernel, (hidden, tokens, weights, entropy_weights))
-    kernel_gradient, rows = jax.lax.scan(tile, jnp.zeros_like(kernel), rows)
-    hidden_gradient, log_probs, entropy = _untile(rows, len(hidden))
+    rows = hidden, tokens, weights, entropy_weights
+    kernel_gradient, found = _by_tiles(tile, jnp.zeros_like(kernel), kernel, rows, mask)
+    hidden_gradient, log_probs, entropy = found
     value = jnp.where(weights == 0, 0.0, weights * log_probs).sum()  # padding may be excluded
     if entropy_weights is not None:
         value = value + jnp.vdot(entropy_weights, entropy)
@@ -106,14 +109,18 @@ def _log_likelihood_forward(hidden, kernel, tokens, weights, entropy_weights):
 
 def _log_likelihood_backward(gradients, cotangents):
     hidden, kernel = gradients
-    return hidden * cotangents.value, kernel * cotangents.value, None, None, None
+    return hidden * cotangents.value, kernel * cotangents.value, None, None, None, None
 
 
 _log_likelihood.defvjp(_log_likelihood_forward, _log_likelihood_backward)
 
 
 def projected_log_probs(
-    hidden: chex.Array, kernel: chex.Array, bias: chex.Array, tokens: chex.Array
+    hidden: chex.Array,
+    kernel: chex.Array,
+    bias: chex.Array,
+    tokens: chex.Array,
+    mask: chex.Array | None = None,
 ) -> chex.Array:
     """log softmax(h_n K + b)[y_n], output layer included, for any loss of the log-probabilities.
 
@@ -125,33 +132,34 @@ def projected_log_probs(
       kernel: [H, V].
       bias: [V]; -inf excludes a token.
       tokens: [N], integers.
+      mask: as of `projected_log_likelihood`.
 
     Returns:
-      Log-probabilities, [N].
+      Log-probabilities, [N]; 0 where the mask is 0.
     """
     chex.assert_rank([hidden, kernel, bias, tokens], [2, 2, 1, 1])
-    return _log_probs(hidden, _with_bias(kernel, bias), tokens)
+    return _log_probs(hidden, _with_bias(kernel, bias), tokens, mask)
 
 
 @jax.custom_vjp
-def _log_probs(hidden, kernel, tokens):
-    return _log_probs_forward(hidden, kernel, tokens)[0]
+def _log_probs(hidden, kernel, tokens, mask):
+    return _log_probs_forward(hidden, kernel, tokens, mask)[0]
 
 
-def _log_probs_forward(hidden, kernel, tokens):
-    def tile(rows):
+def _log_probs_forward(hidden, kernel, tokens, mask):
+    def tile(nothing, rows):
         hidden, tokens = rows
         logits = _with_one(hidden) @ kernel
         normaliser = jax.nn.logsumexp(logits, axis=-1)
-        return jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0] - normaliser, normaliser
+        picked = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+        return nothing, (picked - normaliser, normaliser)
 
-    rows = jax.lax.map(tile, _tiles(kernel, (hidden, tokens)))
-    log_probs, normaliser = _untile(rows, len(hidden))
-    return log_probs, (hidden, kernel, tokens, normaliser)
+    _, (log_probs, normaliser) = _by_tiles(tile, (), kernel, (hidden, tokens), mask)
+    return log_probs, (hidden, kernel, tokens, mask, normaliser)
 
 
 def _log_probs_backward(saved, weights):
-    hidden, kernel, tokens, normaliser = saved
+    hidden, kernel, tokens, mask, normaliser = saved
 
     def tile(kernel_gradient, rows):
         hidden, tokens, normaliser, weights = rows
@@ -161,9 +169,11 @@ def _log_probs_backward(saved, weights):
         gradient = _at(tokens, logits, weights) - weights[:, None] * probabilities
         return kernel_gradient + hidden.T @ gradient, gradient @ kernel[:-1].T
 
-    rows = _tiles(kernel, (hidden, tokens, normaliser, weights))
-    kernel_gradient, hidden_gradient = jax.lax.scan(tile, jnp.zeros_like(kernel), rows)
-    return _untile(hidden_gradient, len(hidden)), kernel_gradient, None
+    if mask is not None:
+        weights = jnp.where(mask != 0, weights, 0.0)
+    rows = hidden, tokens, normaliser, weights
+    kernel_gradient, found = _by_tiles(tile, jnp.zeros_like(kernel), kernel, rows, mask)
+    return found, kernel_gradient, None, None
 
 
 _log_probs.defvjp(_log_probs_forward, _log_probs_backward)
@@ -215,6 +225,41 @@ def _with_one(hidden):
 def _at(tokens, logits, values):
     """[N, V]: the rows' values at their tokens, 0 elsewhere; made in passing, unlike a scatter."""
     return jnp.where(jnp.arange(logits.shape[-1]) == tokens[:, None], values[:, None], 0)
+
+
+def _by_tiles(tile, carry, kernel, rows, mask):
+    """Scans `tile(carry, rows of a tile) -> (carry, found)` over all rows, leaves [N, ...].
+
+    Rows whose mask is 0 are put behind the others, and what would be tiles of them alone is left
+    out: there, what is found is 0.
+    """
+    number = len(rows[0])
+    if mask is not None:
+        order = jnp.argsort(mask == 0, stable=True)
+        rows = jax.tree.map(lambda x: jnp.take(x, order, axis=0), rows)
+    tiles = _tiles(kernel, rows)
+    if mask is None:
+        carry, found = jax.lax.scan(tile, carry, tiles)
+        return carry, _untile(found, number)
+    count, size = tiles[0].shape[:2]
+    first = jax.tree.map(lambda x: x[0], tiles)
+    found = jax.tree.map(
+        lambda x: jnp.zeros((count, *x.shape), x.dtype), jax.eval_shape(tile, carry, first)[1]
+    )
+
+    def body(i, state):
+        carry, found = state
+        carry, new = tile(carry, jax.tree.map(lambda x: x[i], tiles))
+        return carry, jax.tree.map(lambda all, one: all.at[i].set(one), found, new)
+
+    real = jnp.sum(mask != 0)
+    carry, found = jax.lax.fori_loop(0, (real + size - 1) // size, body, (carry, found))
+    place, rest = jnp.argsort(order), mask == 0
+
+    def back(x):
+        return jnp.where(jnp.expand_dims(rest, range(1, x.ndim)), 0, x[place])
+
+    return carry, jax.tree.map(back, _untile(found, number))
 
 
 def _tiles(kernel, rows):

@@ -188,6 +188,7 @@ def discriminator(
     options |= {
         "vocabulary_size": vocabulary.size,
         "bos": vocabulary.bos,
+        "pad": vocabulary.pad,
         "encoder": _encoder(config.encoder, source_vocabulary),
     }
     if kind == "ratio":

@@ -39,6 +39,7 @@ class RatioDiscriminator(nn.Module):
     Attributes:
       vocabulary_size: V.
       bos: the token before the first.
+      pad: the token after the end, whose log-probability is 0 here; or None.
       opponent: the generator that is judged, without noise. Its parameters are set by training, and
         have no gradient.
       encoder: None; sequences are judged without a source.
@@ -50,6 +51,7 @@ class RatioDiscriminator(nn.Module):
     vocabulary_size: int
     bos: int
     opponent: Generator
+    pad: int | None = None
     encoder: nn.Module | None = None
     embedding_size: int = 128
     hidden_size: int = 128
@@ -130,9 +132,9 @@ class RatioDiscriminator(nn.Module):
 
     def _log_probs(self, network, memory, tokens, train):
         u, kernel, bias = self._before_output(network, memory, tokens, train)
-        found = losses.projected_log_probs(
-            u.reshape(-1, u.shape[-1]), kernel, bias, tokens.reshape(-1)
-        )
+        flat = tokens.reshape(-1)
+        mask = None if self.pad is None else flat != self.pad
+        found = losses.projected_log_probs(u.reshape(-1, u.shape[-1]), kernel, bias, flat, mask)
         return found.reshape(tokens.shape)
 
     def features(self, memory: Memory, tokens: chex.Array, *, train: bool = False) -> chex.Array:

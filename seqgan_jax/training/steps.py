@@ -641,7 +641,8 @@ class Steps:
             terms["guided_attention"] = update.weight("guided_attention", done) * mean
         if has_mle:
             mask = _weights(batch, batch["mask"])
-            found = _log_likelihood(projected, target, mask / jnp.maximum(totals["real"], 1.0))
+            mean = mask / jnp.maximum(totals["real"], 1.0)
+            found = _log_likelihood(projected, target, mean, None, mask)
             terms["mle"] = -update.weight("mle", done) * found.value
         if has_words:
             used = (
@@ -692,6 +693,7 @@ class Steps:
                 sample.tokens,
                 linear,
                 bonus * share if update.has("entropy") else None,
+                share,
             )
             # The gradient of both terms is that of `value`, their sum.
             entropy = jax.lax.stop_gradient(jnp.vdot(share, found.entropy.reshape(share.shape)))
@@ -700,7 +702,9 @@ class Steps:
             if update.has("entropy"):
                 terms["entropy"] = -gained
         if update.reuse > 1:
-            log_probs = losses.projected_log_probs(flat(u), kernel, bias, sample.tokens.reshape(-1))
+            log_probs = losses.projected_log_probs(
+                flat(u), kernel, bias, sample.tokens.reshape(-1), share.reshape(-1)
+            )
             each = jax.vmap(losses.clipped_policy_gradient, (0, 0, 0, 0, None))(
                 log_probs.reshape(share.shape),
                 sample.log_probs,
@@ -1265,14 +1269,13 @@ def _share(values: chex.Array, weights: chex.Array, total: chex.Array) -> chex.A
     return jnp.sum(values * weights) / jnp.maximum(total, 1e-8)
 
 
-def _log_likelihood(projected, tokens, weights, entropy_weights=None) -> losses.Projected:
+def _log_likelihood(projected, tokens, weights, entropy_weights, mask) -> losses.Projected:
     """`losses.projected_log_likelihood` of whole sequences: u [B, T, U], the others [B, T]."""
     u, kernel, bias = projected
+    flat = lambda x: None if x is None else x.reshape(-1)
     return losses.projected_log_likelihood(
         u.reshape(-1, u.shape[-1]),
         kernel,
         bias,
-        tokens.reshape(-1),
-        weights.reshape(-1),
-        None if entropy_weights is None else entropy_weights.reshape(-1),
+        *map(flat, (tokens, weights, entropy_weights, mask)),
     )

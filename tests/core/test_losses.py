@@ -261,27 +261,37 @@ def test_projected_divergence(projection):
     )
 
 
-def test_projected_forms_equal_the_gradient_of_the_plain_one():
-    """At a vocabulary of several tiles, against automatic differentiation."""
+@pytest.mark.parametrize("share", [None, 0.0, 0.05, 0.6])
+def test_projected_forms_equal_the_gradient_of_the_plain_one(share):
+    """At a vocabulary of several tiles, against automatic differentiation; with padding too."""
     rng = np.random.default_rng(5)
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
-    hidden, kernel, bias, weights = normal(300, 8), normal(8, 3000), normal(3000), normal(300)
-    tokens = rng.integers(0, 3000, 300)
+    hidden, kernel, bias, weights = normal(1200, 8), normal(8, 3000), normal(3000), normal(1200)
+    tokens = rng.integers(0, 3000, 1200)
+    mask = None if share is None else (rng.random(1200) < share).astype(np.float32)
+    kept = np.ones(1200, np.float32) if mask is None else mask
 
     def plain(hidden, kernel, bias):
-        return weights @ losses.token_log_probs(hidden @ kernel + bias, tokens)
+        log_p = jax.nn.log_softmax(hidden @ kernel + bias)
+        log_probs = kept * log_p[jnp.arange(1200), tokens]
+        entropy = -kept * (jnp.exp(log_p) * log_p).sum(-1)
+        return weights @ log_probs + 0.1 * entropy.sum(), (log_probs, entropy)
 
     def general(hidden, kernel, bias):
-        return weights @ losses.projected_log_probs(hidden, kernel, bias, tokens)
+        log_probs = losses.projected_log_probs(hidden, kernel, bias, tokens, mask)
+        return weights @ log_probs, log_probs  # rows of the mask have weights too
 
     def linear(hidden, kernel, bias):
-        return losses.projected_log_likelihood(hidden, kernel, bias, tokens, weights).value
+        found = losses.projected_log_likelihood(
+            hidden, kernel, bias, tokens, weights * kept, 0.1 * kept, mask
+        )
+        return found.value, found[1:]
 
-    gradients = [
-        jax.jit(jax.grad(f, (0, 1, 2)))(hidden, kernel, bias) for f in (plain, general, linear)
-    ]
-    assert_close(gradients[1], gradients[0])
-    assert_close(gradients[2], gradients[0])
+    of = lambda f: jax.jit(jax.grad(f, (0, 1, 2), has_aux=True))(hidden, kernel, bias)
+    gradients, found = of(plain)
+    assert_close(of(linear), (gradients, found))
+    without = lambda *arguments: (weights @ plain(*arguments)[1][0], plain(*arguments)[1][0])
+    assert_close(of(general), of(without))
 
 
 @pytest.mark.parametrize("baseline", [0.0, 1.7])
