@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from seqgan_jax.evaluation import densities
 from seqgan_jax.evaluation.report import Metric, plain, table, write_json
 
@@ -27,9 +29,12 @@ def comparisons(curves: Mapping[str, Points], axes: Sequence[str]) -> dict[str, 
 
     Returns:
       For every other checkpoint `baseline` (the first's name), `area`, `low` and `high` (the range
-      of the first figure that both curves cover), and `gaps`, by which its point at temperature 1
-      lies below the baseline's curve in each figure at no higher other; None where there is no
-      such number.
+      of the first figure that both curves cover), `gaps`, by which its point at temperature 1
+      lies below the baseline's curve in each figure at no higher other, None where there is no
+      such number; and `at_equal`, by the baseline's temperatures, by how much its curve, linear
+      between its points, has less of the second figure at the first figure that the baseline has
+      there. `area` and `gaps` are of the lowest at no higher first figure: past a curve's lowest
+      point they say nothing, and `at_equal` does.
     """
     (first, baseline), *others = curves.items()
     found = {}
@@ -39,7 +44,13 @@ def comparisons(curves: Mapping[str, Points], axes: Sequence[str]) -> dict[str, 
         for x, y in (axes, axes[::-1]):
             gap = densities.gap(curve(baseline, (x, y)), *curve({1.0: points[1.0]}, (x, y)))
             gaps[y] = gap if math.isfinite(gap) else None
-        found[name] = {"baseline": first, **below._asdict(), "gaps": gaps}
+        x, y = zip(*sorted(curve(points, axes)), strict=True)
+        at_equal = {
+            t: here[1] - float(np.interp(here[0], x, y))
+            for t, here in zip(baseline, curve(baseline, axes), strict=True)
+            if x[0] <= here[0] <= x[-1]
+        }
+        found[name] = {"baseline": first, **below._asdict(), "gaps": gaps, "at_equal": at_equal}
     return found
 
 
@@ -78,6 +89,12 @@ def lines(curves: Mapping[str, Points], shown: Sequence[str]) -> list[str]:
             for figure, gap in found["gaps"].items()
         )
         text.append(f"{line}; at temperature 1 by {' and by '.join(gaps)}")
+        if found["at_equal"]:
+            gaps = ", ".join(f"{gap:.4f} ({t:g})" for t, gap in found["at_equal"].items())
+            text.append(
+                f"at the {x} that {found['baseline']} has at a temperature, {name} has less "
+                f"{shown[1]} by {gaps}"
+            )
     return text
 
 

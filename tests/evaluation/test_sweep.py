@@ -34,11 +34,21 @@ def test_comparisons_with_the_first():
     assert gan["area"] == pytest.approx(0.5 * 2)
     # (2, 1.5): the baseline has 2 at forward 2, and forward 2.5 at reverse 1.5.
     assert gan["gaps"] == pytest.approx({"reverse_kl": 0.5, "forward_kl": 0.5})
+    assert gan["at_equal"] == pytest.approx({0.5: 0.5, 1.0: 0.5, 1.5: 0.5})
     far = found["far"]
     assert far["area"] is None
+    assert far["at_equal"] == {}
     # It has the least forward divergence, and for that the baseline has no reverse one.
     assert far["gaps"] == {"reverse_kl": None, "forward_kl": pytest.approx(1.0 - 0.8)}
     assert sweep.comparisons({"mle": BASE}, AXES) == {}
+
+
+def test_equal_figures_are_between_points():
+    """The baseline has 2 of the first at temperature 1; the other's curve is (1.5, 3), (2.5, 1)."""
+    other = points([(2.5, 1.0), (1.5, 3.0), (0.5, 0.0)])
+    (found,) = sweep.comparisons({"mle": BASE, "gan": other}, AXES).values()
+    # At 1, half of the way from (0.5, 0) to (1.5, 3); 3 is beyond the curve.
+    assert found["at_equal"] == pytest.approx({1.0: 2.0 - 2.0, 1.5: 3.0 - 1.5})
 
 
 def test_lines_name_everything():
@@ -51,6 +61,7 @@ def test_lines_name_everything():
         "0.5000 in reverse_kl and by 0.5000 in forward_kl",
         "far and mle have no forward_kl in common",
         "reverse_kl beyond compare",
+        "that mle has at a temperature, gan has less reverse_kl by 0.5000 (0.5), 0.5000 (1)",
     ):
         assert words in text
 
