@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy.special import expit
 
 from seqgan_jax.core.sampling import Truncation
 from seqgan_jax.evaluation.densities import average
@@ -232,7 +233,7 @@ def search(
 
 def _samples(batch, tokens, mask, log_probs, logits) -> Iterator[Sample]:
     """The rows that are no filler of what was written for a batch."""
-    scores = 1 / (1 + np.exp(-logits))
+    scores = expit(logits)
     for row in np.flatnonzero(batch["weight"]):
         yield Sample(tokens[row], mask[row], log_probs[row], scores[row])
 
