@@ -28,6 +28,7 @@ _SIDE = 1400  # pixels that a picture is shown at most
 _WIDE = 700  # pixels, from which on it scrolls on a screen that is narrower
 _CHARACTERS = 4000  # of a text that is shown
 _FILES = 48  # of a folder that are shown
+_SHORT = 100  # characters of a picture's description that stand below it too
 
 
 class Room:
@@ -71,13 +72,23 @@ def media(folder: Path, title: str, base: Path, room: Room) -> Element:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             texts.append(tag("p", f"{path.name} can't be shown ({error})", class_="note"))
     figures = [
-        tag("figure", *parts, tag("figcaption", stem), class_="medium")
+        tag("figure", *parts, tag("figcaption", _caption(folder, stem)), class_="medium")
         for stem, parts in shown.items()
     ]
     if len(files) > _FILES:
         more = f"{len(files) - _FILES} more files are in the folder {folder.name}."
         texts.append(tag("p", more, class_="note"))
     return tag("div", tag("div", *figures, class_="media"), *texts)
+
+
+def _caption(folder: Path, stem: str) -> str:
+    """The name of files, and what a picture of that name says of itself if that is short."""
+    try:
+        with Image.open(folder / f"{stem}.png") as image:
+            told = str(image.info.get("Description", ""))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        told = ""
+    return f"{stem}: {told}" if 0 < len(told) <= _SHORT else stem
 
 
 def picture(path: Path, title: str, base: Path, room: Room) -> Element:

@@ -411,12 +411,17 @@ def _table(
               for k, title in enumerate(head)]  # fmt: skip
     body = [
         tag("tr", tag("th", name, scope="row"),
-            *(tag("td", cell, class_=None if k in text else "number")
+            *(tag("td", cell, class_=_kind(cell) if k in text else "number")
               for k, cell in enumerate(cells, start=1)))
         for name, cells in rows
     ]  # fmt: skip
     head = tag("thead", tag("tr", *titles))
     return scrolled(tag("table", tag("caption", caption), head, tag("tbody", *body)), caption)
+
+
+def _kind(text: str) -> str | None:
+    """Long text keeps a width, and is not squeezed to a word a line."""
+    return "long" if len(text) > 30 else None
 
 
 _STYLE = """
@@ -456,7 +461,8 @@ nav a { display: inline-block; padding: 0.35rem 0; }
 .scroll { overflow-x: auto; margin: 0.75rem 0; }
 table { border-collapse: collapse; font-size: 0.9rem; }
 .samples th[scope=row] { min-width: 7rem; }
-.samples td:not(.number) { min-width: 10rem; }
+td:not(.number) { min-width: 6rem; }
+.samples td:not(.number), td.long { min-width: 14rem; }
 caption { text-align: left; overflow-wrap: anywhere; font-weight: 600; padding: 0.25rem 0; }
 th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.75rem 0.3rem 0;
          border-bottom: 1px solid var(--rule); }
