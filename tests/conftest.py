@@ -111,7 +111,10 @@ def finished_run(finished):
 
 @pytest.fixture(scope="session")
 def tiny_run(overrides, tmp_path_factory):
-    """By a task's name, the directory of a run that has learned nothing, with one checkpoint."""
+    """By a task's name, the directory of a run that has learned nothing, with one checkpoint.
+
+    "pairs" is text that is written for features, "image" video without holes.
+    """
     import jax.numpy as jnp
 
     from seqgan_jax.core.rejection import Calibration
@@ -121,7 +124,8 @@ def tiny_run(overrides, tmp_path_factory):
 
     @functools.cache
     def tiny_run(task):
-        config = runpy.run_path(str(ROOT / "configs" / f"{task}.py"))["get_config"]("smoke")
+        file = {"pairs": "text", "image": "video"}.get(task, task)
+        config = runpy.run_path(str(ROOT / "configs" / f"{file}.py"))["get_config"]("smoke")
         workdir = tmp_path_factory.mktemp(task)
         config.generator.num_layers = config.discriminator.num_layers = 1
         if task == "captions":
@@ -135,13 +139,27 @@ def tiny_run(overrides, tmp_path_factory):
             config.codec.update(max_length=5, max_source_length=20)
         elif task == "speech":
             config.data.update(train_size=12, validation_size=2, test_size=2)
-            config.codec.update(size=8, max_length=6)
+            config.codec.update(size=8, max_length=8)
+        elif file == "video":
+            config.data.update(train_size=12, validation_size=2, test_size=2)
+            config.codec.update(size=8)
+            if task == "image":
+                config.hole.kinds = ()
+                config.encoder = {"kind": "none"}
+        elif task == "pairs":
+            path = tmp_path_factory.mktemp("pairs") / "pairs.npz"
+            rng = np.random.default_rng(0)
+            source, target = rng.normal(size=(60, 2, 3)), rng.integers(0, 9, (60, 5))
+            np.savez(path, source=source, target=target)
+            config.data.update(path=str(path))
+            config.encoder.kind = "features"
         elif task == "text":
             lines = tmp_path_factory.mktemp("lines") / "lines.txt"
             rng = np.random.default_rng(0)
-            lines.write_text("\n".join(" ".join(rng.choice(WORDS, 4)) for _ in range(60)))
+            words = [*WORDS, "the", "mat", "1", "3"]
+            lines.write_text("\n".join(" ".join(rng.choice(words, 4)) for _ in range(60)))
             config.data.update(path=str(lines))
-            config.codec.update(max_length=6)
+            config.codec.update(max_length=12)
             for name in config.phases.order:
                 config.phases[name].batch_size = 4
         with Progress(quiet=True) as progress:

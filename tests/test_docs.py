@@ -1,12 +1,14 @@
 """The README, the other documents, the programs and the check script say the same."""
 
 import configparser
-import inspect
+import fractions
+import importlib
 import io
 import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib import util
@@ -18,16 +20,24 @@ import pytest
 import yaml
 from absl import flags
 from ml_collections import config_flags
+from PIL import Image
 
+from seqgan_jax import demo
 from seqgan_jax.codecs.text import TextCodec
 from seqgan_jax.data import stores
-from seqgan_jax.programs import compare, dry_run, generate, start
+from seqgan_jax.evaluation import judges, sweep
+from seqgan_jax.evaluation.report import Metric, write_evaluation
+from seqgan_jax.programs import compare, dry_run, evaluate, generate, start
+from seqgan_jax.programs.run import Run
+from seqgan_jax.reporting import clips
+from seqgan_jax.tasks import TASKS
 from seqgan_jax.training.loop import Loop
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 # Written together with the runs that they report.
+WORDS = ("the", "cat", "sat", "on", "mat", "dog", "barked", ".")
 LATER = {ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md"}
 
 # The flags of each program. Not by importing them, since all define flags of the same names.
@@ -149,8 +159,8 @@ def test_commands_use_what_exists(program, arguments, monkeypatch):
         parser(sys.argv)
 
 
-# Executing them: train.py to where it would begin to compile, the others to where they would load a
-# run. `.ci/run` executes all three to the end, of every task.
+# Executing them: train.py to where it would begin to compile. `.ci/run` executes all three programs
+# to the end, of every task.
 
 # Data that only a user has, which are refused by name where they aren't.
 THEIRS = ("FOLDER", "PATH", "memory.tmx", "image_coco/train.txt", "target_lstm.npz")
@@ -197,7 +207,7 @@ def workplace(tmp_path, monkeypatch):
     """A folder with the files of text and arrays that the documents speak of."""
     rng = np.random.default_rng(0)
     for name, words in (
-        ("mine.txt", ("the", "cat", "sat", "on", "mat", "dog", "barked", ".")),
+        ("mine.txt", WORDS),
         ("molecules.smi", ("CC", "(=O)", "[nH]", "1Cl", "Br")),
         ("tunes.txt", ("C4:q", "D4:q", "E4:h", "|", "G4:w")),
         ("sessions.log", ("login(alice)", "open(17)", "write(17)", "error:E42")),
@@ -236,8 +246,64 @@ def test_training_commands_run(call, workplace, arguments, monkeypatch):
     assert sorted(workplace.rglob("*")) == before
 
 
-class Reached(Exception):
-    """The program has got to where it loads a run."""
+# The others: to their end, on runs that have learnt nothing. What a command says of its extent is
+# set to something small; a run is the tiny one of its task, which stands for any checkpoint.
+
+FEW = {"evaluate.py": ("--limit=4", "--batch_size=4", "--num_noise=1", "--quiet")}
+# By their runs' names, else by their documents'.
+OF_TASK = {"mine": "text", "your_own_data": "text", "results": "captions", "sampling": "oracle"}
+
+
+def task_of(document, arguments):
+    """Which task's run a command is about; None where it is about files alone."""
+    if "--input=new.npz" in arguments:
+        return "pairs"
+    if "--workdir=runs/video-image" in arguments:
+        return "image"
+    named = [re.match(r"(?:--workdir=)?runs/(\w+)", argument) for argument in arguments]
+    for name in [*(found[1] for found in named if found), Path(document).stem]:
+        if OF_TASK.get(name, name) in TASKS:
+            return OF_TASK.get(name, name)
+    return "text" if any(argument.startswith("--compare") for argument in arguments) else None
+
+
+@pytest.fixture
+def prepared(workplace, tiny_model, monkeypatch):
+    """By a task: the files that documents speak of, and runs that are open already."""
+    rng = np.random.default_rng(0)
+    Image.effect_noise((60, 50), 80).convert("RGB").save(workplace / "photo.jpg")
+    (workplace / "FOLDER").mkdir()
+    Image.effect_noise((60, 50), 80).convert("RGB").save(workplace / "FOLDER" / "b.jpg")
+    (workplace / "texts.txt").write_text("four\nseven\n")
+    frames = rng.integers(0, 256, (32, 100, 120, 3)).astype(np.uint8)
+    clips.write(workplace / "clip.mp4", frames, fractions.Fraction(25))
+    for name in ("theirs", "test", "train", "samples", "real"):
+        lines = [" ".join(rng.choice(WORDS, 5)) for _ in range(40)]
+        (workplace / f"{name}.txt").write_text("\n".join(lines))
+    np.savez(workplace / "new.npz", source=rng.normal(size=(2, 2, 3)))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("four\nseven\n"))
+    verdict = judges.Verdict(*[Metric(0.5, 0.1, 12, "0-1")] * 2)
+    monkeypatch.setattr(judges, "real_or_generated", lambda *_, **__: verdict)
+    monkeypatch.setattr(sweep, "TEMPERATURES", (0.5, 1.0, 1.5))
+
+    def prepared(task):
+        if task is None:
+            return
+        model = tiny_model(task)
+        figures = {"nll": Metric(1.0, 0.1, 9, "nats/token")}
+        about = {"task": model.task.name, "split": "test", "checkpoint": "last", "seed": 0}
+        for name in ("a", "b", "captions-default"):
+            (workplace / "runs" / name).mkdir(parents=True)
+            shutil.copy(model.run.workdir / "config.json", workplace / "runs" / name)
+            path = workplace / "runs" / name / "evaluation.json"
+            write_evaluation(path, metrics=figures, **about)
+        monkeypatch.setattr(Run, "restore", lambda run, which, replica=0: model.state)
+        for module in (evaluate, compare):
+            monkeypatch.setattr(module, "Run", lambda *_: model.run)
+        for module in (generate, demo):
+            monkeypatch.setattr(module, "load", lambda *_, **__: model)
+
+    return prepared
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -245,21 +311,70 @@ class Reached(Exception):
     ("program", "arguments"),
     [run for run in program_runs() if run.values[0] != "train.py"],
 )
-def test_other_commands_get_to_their_run(call, program, arguments, monkeypatch):
-    def stand_in(real):
-        def reach(*args, **kwargs):
-            inspect.signature(real).bind(*args, **kwargs)
-            named = [x for x in arguments if x.startswith("--workdir=")]
-            assert [f"--workdir={args[0]}"] == named or not named
-            raise Reached
+def test_other_commands_run(call, prepared, workplace, program, arguments, request):
+    document = request.node.callspec.id.partition(": ")[0]
+    prepared(task_of(document, arguments))
+    few = FEW.get(program, ()) if any(x.startswith("--workdir=") for x in arguments) else ()
+    status, errors = call(program, [*arguments, *few])
+    assert (status, [x for x in errors.splitlines() if not x.startswith("drew ")]) == (0, [])
+    for argument in arguments:
+        if argument.startswith("--output="):
+            files = list(workplace.glob(f"{Path(argument[9:]).stem}*{Path(argument).suffix}"))
+            assert files, argument
+            assert all(path.stat().st_size > 20 for path in files)
 
-        return reach
 
-    monkeypatch.setattr(generate, "load", stand_in(generate.load))
-    for name in ("evaluate", "judge_samples", "compare"):
-        monkeypatch.setattr(compare, name, stand_in(getattr(compare, name)))
-    with pytest.raises(Reached):
-        call(program, arguments)
+def module_runs():
+    """Every `python -m seqgan_jax...` of the documents: its module and arguments."""
+    found = [
+        (document.name, shlex.split(line))
+        for document in DOCUMENTS
+        for line in "".join(shell_blocks(document.read_text())).splitlines()
+        if " -m seqgan_jax" in line
+    ]
+    return [
+        pytest.param(words[2], words[3:], id=f"{name}: {' '.join(words)}") for name, words in found
+    ]
+
+
+@pytest.mark.parametrize(("module", "arguments"), module_runs())
+def test_modules_run(prepared, module, arguments, workplace, monkeypatch, capsys):
+    prepared("captions")
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    if module == "seqgan_jax.demo":
+        stopped = lambda blocks: (_ for _ in ()).throw(KeyboardInterrupt)
+        monkeypatch.setattr(demo.gradio.Blocks, "block_thread", stopped)
+        monkeypatch.setattr(demo, "compilation_cache", lambda: None)
+        with pytest.raises(KeyboardInterrupt):
+            demo.main()
+        assert "the page is at http://127.0.0.1:" in capsys.readouterr().out
+        return
+    importlib.import_module(f"{module}.__main__").main()
+    for line in capsys.readouterr().out.splitlines():
+        assert (workplace / line).stat().st_size > 1000
+
+
+def test_every_command_is_some_test_s():
+    """What isn't a program's or a module's is what `.ci/run` does, or would do for ever."""
+    extras = configparser.ConfigParser(interpolation=None)
+    extras.read(ROOT / "setup.cfg")
+    checked = {word for run in program_runs() for word in (run.values[0],)}
+    for document in DOCUMENTS:
+        for line in "".join(shell_blocks(document.read_text())).splitlines():
+            for part in re.split(r" && | \| ", line):
+                words = shlex.split(part, comments=True)
+                if not words or words[0] in ("cat", "zcat"):
+                    continue
+                name = Path(words[0]).name
+                if name == "pip":
+                    wanted = words[-1].partition("[")[2].rstrip("]")
+                    assert words[1:3] == ["install", "-e"] or words[1] == "wheel", part
+                    assert not wanted or wanted in extras["options.extras_require"], part
+                elif words[1] == "-m":
+                    known = ("venv", "pytest", "mkdocs", "seqgan_jax.demo", "seqgan_jax.reporting")
+                    assert words[2] in known, part
+                else:
+                    assert {Path(word).name for word in words} & checked, part
 
 
 def test_every_page_stands_in_the_menu():
