@@ -15,22 +15,25 @@ from playwright.sync_api import sync_playwright
 
 FOLDER = Path(__file__).parent / "screenshots"
 SHOWN = {"oracle": "quality-and-diversity"}  # else the samples
-WIDTH, HEIGHT = 1000, 1500
+WIDTH, HEIGHT = 1000, 2400  # pixels; a longer section is cut
+_PLAIN = Image.Dither.NONE
 
 
 def take(browser, run: Path) -> Path:
-    """Writes a section of a run's report, from its heading on, in few colours."""
+    """Writes a section of a run's report in 256 colours."""
     task = json.loads((run / "config.json").read_text())["task"]
-    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
     page.goto((run / "report.html").absolute().as_uri())
     page.evaluate("Promise.all([...document.images].map(image => image.decode()))")
     section = page.locator(f"section[aria-labelledby={SHOWN.get(task, 'samples')}]")
+    box = section.bounding_box()
     path = FOLDER / f"{task}.png"
-    section.screenshot(path=path)
+    clip = {"x": 0, "y": box["y"], "width": WIDTH, "height": min(box["height"], HEIGHT)}
+    page.screenshot(path=path, full_page=True, clip=clip)
     page.close()
     with Image.open(path) as image:
-        cut = image.convert("RGB").crop((0, 0, image.width, min(image.height, HEIGHT)))
-    cut.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+        few = image.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=_PLAIN)
+    few.save(path, optimize=True)
     return path
 
 

@@ -354,6 +354,23 @@ def test_modules_run(prepared, module, arguments, workplace, monkeypatch, capsys
         assert (workplace / line).stat().st_size > 1000
 
 
+def test_benchmarks_have_the_flags_that_are_named():
+    """`tests/test_benchmarks.py` runs them."""
+    shared = (ROOT / "benchmarks" / "settings.py").read_text()
+    commands = {
+        command
+        for document in DOCUMENTS
+        for command in re.findall(r"`(?:\S*/)?python (benchmarks/[^`]+)`", document.read_text())
+    }
+    assert len(commands) > 10
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        flags_of = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (ROOT / name).read_text() + shared)
+        for argument in arguments:
+            assert argument.startswith("--"), command
+            assert argument[2:].partition("=")[0] in flags_of, command
+
+
 def test_every_command_is_some_test_s():
     """What isn't a program's or a module's is what `.ci/run` does, or would do for ever."""
     extras = configparser.ConfigParser(interpolation=None)
@@ -373,7 +390,7 @@ def test_every_command_is_some_test_s():
                 elif words[1] == "-m":
                     known = ("venv", "pytest", "mkdocs", "seqgan_jax.demo", "seqgan_jax.reporting")
                     assert words[2] in known, part
-                else:
+                elif words[1] != "docs/screenshots.py":  # tests/browser has it
                     assert {Path(word).name for word in words} & checked, part
 
 

@@ -70,16 +70,16 @@ def test_speech(execute, tiny_run, tmp_path):
 
 
 def test_video(execute, tiny_run, tmp_path):
-    frames = [Image.effect_noise((32, 24), 80).convert("RGB") for _ in range(6)]
+    frames = [Image.effect_noise((32, 24), 80).convert("RGB") for _ in range(4)]
     frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
     found = execute("video", RUN=tiny_run("video"), CLIP="clip.gif", HOLE="8,6,12,8,2,4")
     one, two = found["clips"]
-    assert one.shape == two.shape == (6, 24, 32, 3)
+    assert one.shape == two.shape == (4, 24, 32, 3)
     with Image.open(tmp_path / "clip.gif") as clip:
-        clip.seek(5)
+        clip.seek(1)
         seen = np.asarray(clip.convert("RGB"), int)
     # A palette is drawn for each frame of a GIF anew.
-    assert abs(one[5] - seen).mean() < 10
+    assert abs(one[1] - seen).mean() < 10
     hole = np.s_[2:4, 6:14, 8:20]
     assert (one[hole] != two[hole]).any()
 

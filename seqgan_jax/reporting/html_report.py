@@ -119,7 +119,9 @@ def _what(run: Record) -> str:
 def _state(run: Record) -> str:
     total = sum(run.planned.values())
     if run.finished:
-        return f"Finished after {run.step:,} updates."
+        seconds = sum(timing.seconds for timing in run.timings.values())
+        took = f", in {_duration(seconds)}" if seconds else ""
+        return f"Finished after {run.step:,} updates{took}."
     if not run.metrics:
         return f"Not begun: 0 of {total:,} updates."
     return f"Unfinished: {run.step:,} of {total:,} updates, in phase {run.metrics[-1]['phase']}."
@@ -159,7 +161,7 @@ def _samples(run: Record) -> list[Element]:
             unfolded = tag("details", tag("summary", stage.title), content, open=not k)
             found.append(unfolded)
     if left := len(run.stages) - len(stages):
-        found.append(_nothing(f"{left} stages between these are in the folder samples."))
+        found.append(_nothing(f"In the folder samples: {left} more, from between these."))
     return found
 
 

@@ -5,7 +5,9 @@ of every task with what its own code writes for it.
 import functools
 import io
 import json
+import runpy
 import wave
+from pathlib import Path
 
 import html5lib
 import jax
@@ -157,6 +159,17 @@ def test_by_keyboard(opened):
     assert {"A", "SUMMARY", "AUDIO", "DIV"} <= reached
     page.keyboard.press("Enter")
     assert last.locator("..").evaluate("d => d.open")
+
+
+def test_pictures_of_reports_are_taken(browser, report, tmp_path):
+    script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "screenshots.py"))
+    take = script["take"]
+    take.__globals__["FOLDER"] = tmp_path
+    with Image.open(take(browser, report.parent)) as picture:
+        assert picture.width == 1000
+        assert picture.height > 300
+        near = abs(np.asarray(picture.convert("RGB"), int) - MAGENTA).max(-1) < 24
+    assert near.sum() > 50_000
 
 
 # Every task's report, of what its own code writes.

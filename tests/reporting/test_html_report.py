@@ -148,8 +148,7 @@ def test_samples_stand_side_by_side(page):
         ["step 40, warm_up", "a cat", "0.5"],
         ["step 50, adversarial", "a bird", "0.75"],
     ]
-    assert "1 stages between" not in words(page)
-    assert "2 stages between these are in the folder samples." in words(page)
+    assert "In the folder samples: 2 more, from between these." in words(page)
 
 
 def test_figures_stand_side_by_side_with_errors(page):
