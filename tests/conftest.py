@@ -110,20 +110,16 @@ def finished_run(finished):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(overrides, tmp_path_factory):
-    """By a task's name, the directory of a run that has learned nothing, with one checkpoint.
+def begun(overrides, tmp_path_factory):
+    """By a task's name, a tiny run as it begins: without networks.
 
     "pairs" is text that is written for features, "image" video without holes.
     """
-    import jax.numpy as jnp
-
-    from seqgan_jax.core.rejection import Calibration
     from seqgan_jax.programs.run import Run
     from seqgan_jax.reporting.progress import Progress
-    from seqgan_jax.training.checkpoint import Checkpoints
 
     @functools.cache
-    def tiny_run(task):
+    def begun(task):
         file = {"pairs": "text", "image": "video"}.get(task, task)
         config = runpy.run_path(str(ROOT / "configs" / f"{file}.py"))["get_config"]("smoke")
         workdir = tmp_path_factory.mktemp(task)
@@ -146,6 +142,9 @@ def tiny_run(overrides, tmp_path_factory):
             if task == "image":
                 config.hole.kinds = ()
                 config.encoder = {"kind": "none"}
+                for name in config.phases.order[:-1]:
+                    config.phases[name].generator.guided_attention = 0.0
+                    config.phases[name].discriminator.mismatch = 0.0
         elif task == "pairs":
             path = tmp_path_factory.mktemp("pairs") / "pairs.npz"
             rng = np.random.default_rng(0)
@@ -153,6 +152,8 @@ def tiny_run(overrides, tmp_path_factory):
             np.savez(path, source=source, target=target)
             config.data.update(path=str(path))
             config.encoder.kind = "features"
+            for name in config.phases.order:
+                config.phases[name].batch_size = 4
         elif task == "text":
             lines = tmp_path_factory.mktemp("lines") / "lines.txt"
             rng = np.random.default_rng(0)
@@ -163,14 +164,29 @@ def tiny_run(overrides, tmp_path_factory):
             for name in config.phases.order:
                 config.phases[name].batch_size = 4
         with Progress(quiet=True) as progress:
-            run = Run(workdir, config, progress)
-            state = run.loop.initial_state()
-            known = Calibration(*map(jnp.float32, (1.0, 0.0, 1.0, 0.0)))
-            checkpoints = Checkpoints(workdir)
-            state = state.replace(calibration=known)
-            checkpoints.save(state, phase="adversarial", ended=True, score=None)
-            checkpoints.close()
-        return workdir
+            return Run(workdir, config, progress)
+
+    return begun
+
+
+@pytest.fixture(scope="session")
+def tiny_run(begun):
+    """By a task's name, the directory of a run that has learned nothing, with one checkpoint."""
+    import jax.numpy as jnp
+
+    from seqgan_jax.core.rejection import Calibration
+    from seqgan_jax.training.checkpoint import Checkpoints
+
+    @functools.cache
+    def tiny_run(task):
+        run = begun(task)
+        state = run.loop.initial_state()
+        known = Calibration(*map(jnp.float32, (1.0, 0.0, 1.0, 0.0)))
+        checkpoints = Checkpoints(run.workdir)
+        state = state.replace(calibration=known)
+        checkpoints.save(state, phase="adversarial", ended=True, score=None)
+        checkpoints.close()
+        return run.workdir
 
     return tiny_run
 
