@@ -143,7 +143,7 @@ def tables(
     """What JSON files of one name say of the same samples at every stage, side by side.
 
     A file is a list of objects, one for each sample. Fields that all stages agree on say what the
-    sample is; the others are what was made of it.
+    sample is; the others, and measured ones, are what was made of it.
 
     Args:
       stages: folders by title, oldest first.
@@ -182,7 +182,9 @@ def _rows(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _agreed(key: str, stages: Sequence[Sequence[Mapping]]) -> bool:
-    """Whether all stages have the same values of a field, sample by sample."""
+    """Whether all stages have the same values of a field, sample by sample, and no measured ones."""
+    if any(isinstance(row.get(key), float) for rows in stages for row in rows):
+        return False
     count = max(map(len, stages))
     values = [[json.dumps(row.get(key)) for row in rows] for rows in stages]
     return all(len(column) == count and column == values[0] for column in values)

@@ -462,6 +462,7 @@ nav a { display: inline-block; padding: 0.35rem 0; }
 .key svg { width: 3.2rem; vertical-align: middle; }
 .scroll { overflow-x: auto; margin: 0.75rem 0; }
 table { border-collapse: collapse; font-size: 0.9rem; }
+.samples { min-width: min(44rem, 100%); }
 .samples th[scope=row] { min-width: 7rem; }
 td:not(.number) { min-width: 6rem; }
 .samples td:not(.number), td.long { min-width: 14rem; }
