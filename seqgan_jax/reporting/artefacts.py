@@ -182,7 +182,7 @@ def _rows(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _agreed(key: str, stages: Sequence[Sequence[Mapping]]) -> bool:
-    """Whether all stages have the same values of a field, sample by sample, and no measured ones."""
+    """Whether all stages have the same values of a field, sample by sample, none measured."""
     if any(isinstance(row.get(key), float) for rows in stages for row in rows):
         return False
     count = max(map(len, stages))
