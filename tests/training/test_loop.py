@@ -172,11 +172,11 @@ def test_interrupted_runs_end_the_same(
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_a_second_signal_ends_the_run_at_once(finished, monkeypatch):
-    loop, raised, handlers = finished[1].loop, [], []
+def test_a_second_signal_ends_the_run_at_once(monkeypatch):
+    loop, raised, handlers = Loop.__new__(Loop), [], []  # what a handler needs of it
+    loop._stop = threading.Event()
     monkeypatch.setattr(signal, "raise_signal", raised.append)
     monkeypatch.setattr(signal, "signal", lambda *which: handlers.append(which))
-    monkeypatch.setattr(loop, "_stop", threading.Event())
     loop._on_signal(signal.SIGINT, None)
     assert (raised, handlers) == ([], [])
     loop._on_signal(signal.SIGINT, None)
