@@ -12,17 +12,13 @@ from seqgan_jax.programs.compare import evaluate_or_compare
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
 SPLIT = flags.DEFINE_string("split", "test", "Which held-out data.")
-CHECKPOINT = flags.DEFINE_list(
-    "checkpoint", ["last"], "last, best or phases' names; several are shown side by side."
-)
+CHECKPOINT = flags.DEFINE_list("checkpoint", ["last"], "last, best or phases' names, side by side.")
 REPLICA = flags.DEFINE_integer(
     "replica", None, "Which of a run of several seeds; all of them by default."
 )
-SWEEP = flags.DEFINE_enum(
-    "sweep", None, ["temperature"], "Figures at every temperature of 0.5 to 1.5, and a picture."
-)
+SWEEP = flags.DEFINE_enum("sweep", None, ["temperature"], "Figures at temperatures of 0.5 to 1.5.")
 NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", None, "Samples for each source; the task's own number by default.", lower_bound=1
+    "num_samples", None, "Samples for each source; else the task's number.", lower_bound=1
 )
 NUM_NOISE = flags.DEFINE_integer(
     "num_noise", 16, "Noise samples of the likelihood's bound.", lower_bound=1
@@ -31,7 +27,7 @@ BEAM_SIZE = flags.DEFINE_integer(
     "beam_size", None, "Width of the beam search; 3 by default.", lower_bound=1
 )
 RERANK = flags.DEFINE_integer(
-    "rerank", 1, "Also judge the best of N times as many, by the discriminator.", lower_bound=1
+    "rerank", 1, "Also judge the discriminator's choice of N times more.", lower_bound=1
 )
 REJECT = flags.DEFINE_bool("reject", False, "Also judge what the discriminator accepts.")
 LIMIT = flags.DEFINE_integer("limit", None, "Only so many sources.", lower_bound=2)
@@ -41,21 +37,21 @@ QUIET = flags.DEFINE_bool("quiet", False, "No progress, the table alone.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")
 
 SAMPLES = flags.DEFINE_string(
-    "samples", None, "A file of samples, one a line (.jsonl: one JSON string a line; also .gz)."
+    "samples", None, "A file of samples, one a line (or .jsonl; also .gz)."
 )
 COMPARE = flags.DEFINE_list(
-    "compare", [], "Runs, or files of samples, to set side by side: --compare A B C"
+    "compare", [], "Runs or files of samples, side by side: --compare A B C"
 )
 REFERENCES = flags.DEFINE_string("references", None, "A file of real text kept out of training.")
 TRAINING = flags.DEFINE_string("training", None, "A file of the training text, for novelty.")
 TOKENIZER = flags.DEFINE_enum(
-    "tokenizer", "word", ["word", "whitespace", "character"], "What a token of a line is."
+    "tokenizer", "word", ["word", "whitespace", "character"], "What a token is."
 )
 EMBEDDER = flags.DEFINE_string(
-    "embedder", None, "Sentences as vectors: wordllama, lsa or package.module:function."
+    "embedder", None, "Sentences as vectors: wordllama, lsa or module:function."
 )
 CALIBRATE = flags.DEFINE_bool(
-    "calibrate", True, "Judge half of the references like samples, against the other half."
+    "calibrate", True, "Judge half of the references against the other half."
 )
 OUTPUT = flags.DEFINE_string("output", None, "The JSON file to write; --compare: comparison.json.")
 

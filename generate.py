@@ -1,7 +1,7 @@
 """Writes with a trained model.
 
-python generate.py --workdir=runs/captions-default --image=photo.jpg --num_samples=3
-python generate.py --workdir=runs/translation-default --text="ein Hund" --beam_size=3
+python generate.py --workdir=runs/captions-default --image=photo.jpg
+python generate.py --workdir=runs/translation-default --text="one" --beam_size=3
 python generate.py --workdir=runs/text-default --top_p=0.9 --output=samples.txt
 """
 
@@ -11,7 +11,7 @@ from seqgan_jax.programs import start
 from seqgan_jax.programs.generate import generate
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
-IMAGE = flags.DEFINE_multi_string("image", None, "For captions: an image, or a folder of them.")
+IMAGE = flags.DEFINE_multi_string("image", None, "For captions: an image, or a folder.")
 TEXT = flags.DEFINE_multi_string("text", None, "For translation and speech: a text.")
 SPEAKER = flags.DEFINE_string("speaker", None, "For speech: whose voice; else the first.")
 VIDEO = flags.DEFINE_string("video", None, "For video: a clip, or a folder of its frames.")
@@ -26,7 +26,7 @@ TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from the k most probable tokens; 
 TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most probable tokens of this mass.")
 BEAM_SIZE = flags.DEFINE_integer("beam_size", 0, "The N most probable sequences; 0: draw instead.")
 LENGTH_PENALTY = flags.DEFINE_float(
-    "length_penalty", 0.0, "Of the beam search: above 0, longer sequences; see core/beam.py."
+    "length_penalty", 0.0, "Of the beam search: above 0, longer sequences."
 )
 RERANK = flags.DEFINE_integer(
     "rerank", 1, "Draw N times as many; the discriminator keeps the best.", lower_bound=1

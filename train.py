@@ -1,10 +1,10 @@
 """Trains a run; the same command goes on with one that was stopped.
 
-  python train.py --config=configs/captions.py                   runs/captions-default
-  python train.py --config=configs/captions.py:smoke --workdir=runs/trial
-  python train.py --config=configs/text.py --config.data.path=mine.txt --dry_run
+python train.py --config=configs/captions.py
+python train.py --config=configs/captions.py:smoke --workdir=runs/trial
+python train.py --config=configs/text.py --config.data.path=mine.txt --dry_run
 
-Any value of the configuration's file can be set: --config.seed=1. docs/ explains them.
+Any value of the configuration can be set: --config.seed=1. docs/ explains them.
 """
 
 from seqgan_jax.programs import watcher
@@ -22,20 +22,18 @@ from seqgan_jax.programs.train import train
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration: FILE:VARIANT.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/TASK-VARIANT by default.")
 DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print configuration, sizes, memory and time, train nothing, and stop."
+    "dry_run", False, "Train nothing; print configuration, sizes, memory and time."
 )
 QUIET = flags.DEFINE_bool("quiet", False, "Print errors only; with --dry_run: no progress.")
 PROFILE = flags.DEFINE_integer(
-    "profile", 0, "Trace so many steps of every phase for TensorBoard or Perfetto.", lower_bound=0
+    "profile", 0, "Trace so many steps of every phase (TensorBoard, Perfetto).", lower_bound=0
 )
-DISTRIBUTED = flags.DEFINE_enum(
-    "distributed", "off", ["off", "auto"], "auto: processes find each other by the cluster's means."
-)
+DISTRIBUTED = flags.DEFINE_enum("distributed", "off", ["off", "auto"], "auto: as the cluster says.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several.")
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
 PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.", lower_bound=0)
 PATIENCE = flags.DEFINE_integer(
-    "patience", 100, "Seconds until a process that doesn't answer is given up.", lower_bound=1
+    "patience", 100, "Seconds until a silent process is given up.", lower_bound=1
 )
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")
 

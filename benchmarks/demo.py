@@ -1,7 +1,7 @@
 """Visitors of the demonstration page: a run is asked by many at once for a while.
 
     python benchmarks/demo.py --workdir=runs/oracle-smoke [--clients=20] [--seconds=60]
-        [--image=photo.jpg] [--text=...]
+        [--image=photo.jpg] [--text=...] [--video=clip.mp4 --mask=x,y,w,h]
 
 Every visitor is a thread with a connection of its own: it sends a request with a new seed, waits
 for the answer and sends the next; every tenth one makes no sense and must be refused. Each line is
@@ -28,6 +28,8 @@ CLIENTS = flags.DEFINE_integer("clients", 20, "Visitors at once.", lower_bound=1
 SECONDS = flags.DEFINE_float("seconds", 60.0, "For how long.", lower_bound=0.0)
 IMAGE = flags.DEFINE_string("image", None, "For captions: the picture that all send.")
 TEXT = flags.DEFINE_string("text", None, "For translation and speech: the text that all send.")
+VIDEO = flags.DEFINE_string("video", None, "For video: the clip that all send.")
+MASK = flags.DEFINE_string("mask", None, "For video: the hole in it.")
 SAMPLES = flags.DEFINE_integer("num_samples", 3, "Sequences a request.", lower_bound=1)
 
 
@@ -36,7 +38,9 @@ def sources(page):
     given = {
         "image": IMAGE.value and gradio_client.handle_file(IMAGE.value),
         "text": TEXT.value,
-        "speaker": "",
+        "speaker": None,
+        "video": VIDEO.value and gradio_client.handle_file(VIDEO.value),
+        "mask": MASK.value,
     }
     return [given.get(name) for name in page.sources]
 

@@ -1,6 +1,6 @@
 """A local page to try a trained run on: python -m seqgan_jax.demo --workdir=RUN
 
-Whatever comes from a browser is checked against `RANGES`, `TEXT` and `PIXELS` before it reaches the
+Whatever comes from a browser is checked against `RANGES` and the bounds below before it reaches the
 networks. Requests are answered one after another; what can't be answered is an error on the page.
 """
 
@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import traceback
+import zipfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from PIL import Image
 from seqgan_jax.api import Generated, Model, load
 from seqgan_jax.errors import UserError
 from seqgan_jax.programs.start import compilation_cache, keep_memory
+from seqgan_jax.tasks import Splits
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 try:
@@ -55,6 +57,9 @@ RANGES = {
 TEXT = 2000  # characters of a text
 PIXELS = 50_000_000  # of a picture
 FILE = 20_000_000  # bytes of a file
+UNPACKED = 200_000_000  # bytes of a file's arrays
+FRAMES = 1000  # of a clip
+FILMED = 2_000_000_000  # pixels of all of a clip's frames
 WAITING = 200  # requests
 SHOWN = 300  # characters of a sequence
 KEPT = 100  # answers whose files are there to be fetched
@@ -76,7 +81,7 @@ class Page:
         options = [name for name in task.options if name != "input" or "text" not in task.options]
         self.sources = [name for name in options if name in SOURCES]
         self.prefixed = not task.endings
-        self.looks = task.template()["source"] is not None
+        self.looks = type(task).draw_attention is not Splits.draw_attention
         self.media = next((end for end in task.endings if end in PLAYERS), None)
         self._folder = folder
         self._answers: deque[Path] = deque()
@@ -183,6 +188,36 @@ def _picture(name: str, value: Any) -> str | None:
     return path
 
 
+def _clip(name: str, value: Any) -> str | None:
+    path = _file(name, value)
+    if path is not None:
+        import av
+
+        try:
+            with av.open(path) as container:
+                stream = container.streams.video[0]
+                size = stream.width * stream.height
+                frames = sum(packet.size > 0 for packet in container.demux(stream))
+        except (av.FFmpegError, IndexError, OSError) as error:
+            raise UserError(f"{name}: this is no clip that can be read; give another") from error
+        if frames > FRAMES or frames * size > FILMED:
+            raise UserError(f"{name}: {frames:,} frames of this size are too many; cut the clip")
+    return path
+
+
+def _arrays(name: str, value: Any) -> str | None:
+    path = _file(name, value)
+    if path is not None:
+        try:
+            with zipfile.ZipFile(path) as file:
+                size = sum(each.file_size for each in file.infolist())
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(f"{name}: this is no .npz file; give another") from error
+        if size > UNPACKED:
+            raise UserError(f"{name}: its arrays have more than {UNPACKED // 10**6} MB; cut them")
+    return path
+
+
 class Source(NamedTuple):
     """How the page asks for what to write for, and checks it."""
 
@@ -203,7 +238,7 @@ SOURCES = {
         _text,
     ),
     "video": Source(
-        lambda task: gradio.File(label="Clip", file_types=["video", ".gif"], type="filepath"), _file
+        lambda task: gradio.File(label="Clip", file_types=["video", ".gif"], type="filepath"), _clip
     ),
     "mask": Source(
         lambda task: gradio.Textbox(
@@ -212,7 +247,8 @@ SOURCES = {
         _text,
     ),
     "input": Source(
-        lambda task: gradio.File(label="Sources, .npz", file_types=[".npz"], type="filepath"), _file
+        lambda task: gradio.File(label="Sources, .npz", file_types=[".npz"], type="filepath"),
+        _arrays,
     ),
 }
 

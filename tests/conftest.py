@@ -110,18 +110,18 @@ def finished_run(finished):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(overrides, tmp_path_factory):
-    """By a task's name, the directory of a run that has learned nothing, with one checkpoint."""
-    import jax.numpy as jnp
+def begun(overrides, tmp_path_factory):
+    """By a task's name, a tiny run as it begins: without networks.
 
-    from seqgan_jax.core.rejection import Calibration
+    "pairs" is text that is written for features, "image" video without holes.
+    """
     from seqgan_jax.programs.run import Run
     from seqgan_jax.reporting.progress import Progress
-    from seqgan_jax.training.checkpoint import Checkpoints
 
     @functools.cache
-    def tiny_run(task):
-        config = runpy.run_path(str(ROOT / "configs" / f"{task}.py"))["get_config"]("smoke")
+    def begun(task):
+        file = {"pairs": "text", "image": "video"}.get(task, task)
+        config = runpy.run_path(str(ROOT / "configs" / f"{file}.py"))["get_config"]("smoke")
         workdir = tmp_path_factory.mktemp(task)
         config.generator.num_layers = config.discriminator.num_layers = 1
         if task == "captions":
@@ -135,24 +135,58 @@ def tiny_run(overrides, tmp_path_factory):
             config.codec.update(max_length=5, max_source_length=20)
         elif task == "speech":
             config.data.update(train_size=12, validation_size=2, test_size=2)
-            config.codec.update(size=8, max_length=6)
+            config.codec.update(size=8, max_length=8)
+        elif file == "video":
+            config.data.update(train_size=12, validation_size=2, test_size=2)
+            config.codec.update(size=8)
+            if task == "image":
+                config.hole.kinds = ()
+                config.encoder = {"kind": "none"}
+                for name in config.phases.order[:-1]:
+                    config.phases[name].generator.guided_attention = 0.0
+                    config.phases[name].discriminator.mismatch = 0.0
+        elif task == "pairs":
+            path = tmp_path_factory.mktemp("pairs") / "pairs.npz"
+            rng = np.random.default_rng(0)
+            source, target = rng.normal(size=(60, 2, 3)), rng.integers(0, 9, (60, 5))
+            np.savez(path, source=source, target=target)
+            config.data.update(path=str(path))
+            config.encoder.kind = "features"
+            for name in config.phases.order:
+                config.phases[name].batch_size = 4
         elif task == "text":
             lines = tmp_path_factory.mktemp("lines") / "lines.txt"
             rng = np.random.default_rng(0)
-            lines.write_text("\n".join(" ".join(rng.choice(WORDS, 4)) for _ in range(60)))
+            words = [*WORDS, "the", "mat", "1", "3"]
+            lines.write_text("\n".join(" ".join(rng.choice(words, 4)) for _ in range(60)))
             config.data.update(path=str(lines))
-            config.codec.update(max_length=6)
+            config.codec.update(max_length=12)
             for name in config.phases.order:
                 config.phases[name].batch_size = 4
         with Progress(quiet=True) as progress:
-            run = Run(workdir, config, progress)
-            state = run.loop.initial_state()
-            known = Calibration(*map(jnp.float32, (1.0, 0.0, 1.0, 0.0)))
-            checkpoints = Checkpoints(workdir)
-            state = state.replace(calibration=known)
-            checkpoints.save(state, phase="adversarial", ended=True, score=None)
-            checkpoints.close()
-        return workdir
+            return Run(workdir, config, progress)
+
+    return begun
+
+
+@pytest.fixture(scope="session")
+def tiny_run(begun):
+    """By a task's name, the directory of a run that has learned nothing, with one checkpoint."""
+    import jax.numpy as jnp
+
+    from seqgan_jax.core.rejection import Calibration
+    from seqgan_jax.training.checkpoint import Checkpoints
+
+    @functools.cache
+    def tiny_run(task):
+        run = begun(task)
+        state = run.loop.initial_state()
+        known = Calibration(*map(jnp.float32, (1.0, 0.0, 1.0, 0.0)))
+        checkpoints = Checkpoints(run.workdir)
+        state = state.replace(calibration=known)
+        checkpoints.save(state, phase="adversarial", ended=True, score=None)
+        checkpoints.close()
+        return run.workdir
 
     return tiny_run
 

@@ -8,6 +8,7 @@ import time
 import wave
 from pathlib import Path
 
+import av
 import gradio_client
 import numpy as np
 import pytest
@@ -63,6 +64,24 @@ def test_a_phrase_is_spoken(page):
             assert file.getnframes() % 1024 == 0
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clips") / "clip.gif"
+    frames = [Image.effect_noise((32, 24), 80).convert("RGB") for _ in range(4)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    return str(path)
+
+
+def test_a_hole_is_filled(page, clip):
+    asked = {"video": clip, "mask": "8,6,12,8,2,4"}
+    rows, drawn, files = page("video").answer(asked, {"num_samples": 2}, "", True)
+    assert (len(rows) % 2, drawn) == (0, [])
+    assert len(files) == 2
+    for path in files:
+        with av.open(path) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 4
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -109,6 +128,40 @@ def test_what_is_sent_is_bounded(page, picture, tmp_path, monkeypatch):
         oracle.answer({}, {}, "1 " * 1500, False)
     with pytest.raises(UserError, match="prefix: must be a text"):
         oracle.answer({}, {}, 5, False)
+
+
+def test_clips_and_arrays_are_bounded(page, clip, tmp_path, monkeypatch):
+    """And what is wrong with one is no matter to the next."""
+    video, pairs = page("video"), page("pairs")
+    torn, text, empty = (tmp_path / name for name in ("torn.gif", "text.mp4", "empty.mp4"))
+    torn.write_bytes(Path(clip).read_bytes()[:40])
+    text.write_text("no clip")
+    empty.write_bytes(b"")
+    hole = "8,6,12,8,2,4"
+    for asked, words in (
+        ({"video": str(torn), "mask": hole}, "torn.gif|no clip that can be read"),
+        ({"video": str(text), "mask": hole}, "no clip that can be read"),
+        ({"video": str(empty), "mask": hole}, "no clip that can be read"),
+        ({"mask": hole}, "--video: none given"),
+        ({"video": clip}, "--mask: none given"),
+        ({"video": clip, "mask": "8,6,400,8"}, "--mask=8,6,400,8"),
+        ({"video": clip, "mask": "a hole"}, "--mask=a hole"),
+        ({"video": clip, "mask": "1" * 3000}, "mask: 3,000 characters"),
+    ):
+        with pytest.raises(UserError, match=words):
+            video.answer(asked, {}, "", False)
+    assert len(video.answer({"video": clip, "mask": hole}, {"num_samples": 2}, "", True)[2]) == 2
+    monkeypatch.setattr(demo, "FRAMES", 3)
+    with pytest.raises(UserError, match="4 frames of this size are too many"):
+        video.answer({"video": clip, "mask": hole}, {}, "", False)
+    np.savez_compressed(tmp_path / "large.npz", source=np.zeros((1, 2, 3), np.float32))
+    np.savez(tmp_path / "other.npz", target=np.zeros(3))
+    for name, words in (("other.npz", "source"), ("text.mp4", "no .npz file")):
+        with pytest.raises(UserError, match=words):
+            pairs.answer({"input": str(tmp_path / name)}, {}, "", False)
+    monkeypatch.setattr(demo, "UNPACKED", 100)
+    with pytest.raises(UserError, match="its arrays have more"):
+        pairs.answer({"input": str(tmp_path / "large.npz")}, {}, "", False)
 
 
 def test_settings_lie_on_a_grid(page, monkeypatch):

@@ -1,33 +1,47 @@
 """The README, the other documents, the programs and the check script say the same."""
 
 import configparser
-import inspect
+import contextlib
+import fractions
+import functools
+import importlib
 import io
 import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib import util
 from itertools import chain
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import yaml
 from absl import flags
 from ml_collections import config_flags
+from PIL import Image
 
+from seqgan_jax import api, demo
 from seqgan_jax.codecs.text import TextCodec
 from seqgan_jax.data import stores
-from seqgan_jax.programs import compare, dry_run, generate, start
+from seqgan_jax.evaluation import held_out, judges, sweep
+from seqgan_jax.evaluation.held_out import Accepted, Sample
+from seqgan_jax.evaluation.report import Metric, write_evaluation
+from seqgan_jax.programs import compare, dry_run, evaluate, generate, start
+from seqgan_jax.programs.run import Run
+from seqgan_jax.reporting import clips
+from seqgan_jax.tasks import TASKS
 from seqgan_jax.training.loop import Loop
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 # Written together with the runs that they report.
+WORDS = ("the", "cat", "sat", "on", "mat", "dog", "barked", ".")
 LATER = {ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md"}
 
 # The flags of each program. Not by importing them, since all define flags of the same names.
@@ -149,8 +163,8 @@ def test_commands_use_what_exists(program, arguments, monkeypatch):
         parser(sys.argv)
 
 
-# Executing them: train.py to where it would begin to compile, the others to where they would load a
-# run. `.ci/run` executes all three to the end, of every task.
+# Executing them: train.py to where it would begin to compile. `.ci/run` executes all three programs
+# to the end, of every task.
 
 # Data that only a user has, which are refused by name where they aren't.
 THEIRS = ("FOLDER", "PATH", "memory.tmx", "image_coco/train.txt", "target_lstm.npz")
@@ -197,7 +211,7 @@ def workplace(tmp_path, monkeypatch):
     """A folder with the files of text and arrays that the documents speak of."""
     rng = np.random.default_rng(0)
     for name, words in (
-        ("mine.txt", ("the", "cat", "sat", "on", "mat", "dog", "barked", ".")),
+        ("mine.txt", WORDS),
         ("molecules.smi", ("CC", "(=O)", "[nH]", "1Cl", "Br")),
         ("tunes.txt", ("C4:q", "D4:q", "E4:h", "|", "G4:w")),
         ("sessions.log", ("login(alice)", "open(17)", "write(17)", "error:E42")),
@@ -236,30 +250,211 @@ def test_training_commands_run(call, workplace, arguments, monkeypatch):
     assert sorted(workplace.rglob("*")) == before
 
 
-class Reached(Exception):
-    """The program has got to where it loads a run."""
+# The others: to their end, on a tiny run of their task, with dice for networks. Of an evaluation
+# only the extent is set to something small.
+
+FEW = {"evaluate.py": ("--limit=4", "--batch_size=4", "--quiet")}
+# By their runs' names, else by their documents'.
+OF_TASK = {"mine": "text", "your_own_data": "text", "results": "captions", "sampling": "oracle"}
+
+
+def task_of(document, arguments):
+    """Which task's run a command is about; None where it is about files alone."""
+    if "--input=new.npz" in arguments:
+        return "pairs"
+    if "--workdir=runs/video-image" in arguments:
+        return "image"
+    named = [re.match(r"(?:--workdir=)?runs/(\w+)", argument) for argument in arguments]
+    for name in [*(found[1] for found in named if found), Path(document).stem]:
+        if OF_TASK.get(name, name) in TASKS:
+            return OF_TASK.get(name, name)
+    return "text" if any(argument.startswith("--compare") for argument in arguments) else None
+
+
+def dice(steps, state, batches, *, seed, num_samples=1, width=None, **how):
+    """What networks would write: for every source sequences of any tokens."""
+    count, rng = width or num_samples, np.random.default_rng(seed)
+    low = 0 if steps.vocabulary.pad is None else 4
+    for batch in batches:
+        for _ in range(int((batch["weight"] > 0).sum())):
+            tokens = rng.integers(low, steps.vocabulary.size, (count, steps.length))
+            each = -np.ones(tokens.shape, np.float32)
+            row = np.full(count, 0.5, np.float32)
+            index = np.arange(count, dtype=np.int32)
+            yield Sample(tokens, -each, each.sum(1), row, each, 0 * row, index)
+
+
+def accepted_dice(*args, tries, **how):
+    for sample in dice(*args, **how):
+        ones = np.ones(len(sample.tokens))
+        yield Accepted(sample, ones, ones, ones < 0)
+
+
+def figures_of_dice(steps, state, task, split, *, batch_size, limit, seed, num_samples, **how):
+    sources = task.sources(split, batch_size=batch_size, limit=limit)
+    samples = list(dice(steps, state, sources, seed=seed, num_samples=num_samples))
+    log_probs = -np.ones(len(samples), np.float32)
+    return task.evaluate(split, samples, log_probs, thorough=False), samples
+
+
+def dice_at_temperature(steps, state, task, split, temperature, **part):
+    metric = lambda value: Metric(value * temperature, 0.1, 9, "nats/token")
+    return {name: metric(number) for number, name in enumerate(task.sweep, start=1)}
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """By a task, what it sets beside its figures: found once, since it takes long."""
+    return functools.cache(lambda task: functools.cache(task.comparisons))
+
+
+@pytest.fixture
+def prepared(workplace, begun, compared, monkeypatch):
+    """By a task: the files that documents speak of, and a run, opened already."""
+    rng = np.random.default_rng(0)
+    Image.effect_noise((60, 50), 80).convert("RGB").save(workplace / "photo.jpg")
+    (workplace / "FOLDER").mkdir()
+    Image.effect_noise((60, 50), 80).convert("RGB").save(workplace / "FOLDER" / "b.jpg")
+    (workplace / "texts.txt").write_text("four\nseven\n")
+    frames = rng.integers(0, 256, (32, 100, 120, 3)).astype(np.uint8)
+    clips.write(workplace / "clip.mp4", frames, fractions.Fraction(25))
+    for name in ("theirs", "test", "train", "samples", "real"):
+        lines = [" ".join(rng.choice(WORDS, 5)) for _ in range(40)]
+        (workplace / f"{name}.txt").write_text("\n".join(lines))
+    np.savez(workplace / "new.npz", source=rng.normal(size=(2, 2, 3)))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("four\nseven\n"))
+    verdict = judges.Verdict(*[Metric(0.5, 0.1, 12, "0-1")] * 2)
+    monkeypatch.setattr(judges, "real_or_generated", lambda *_, **__: verdict)
+    for name, stand_in in (
+        ("write", dice),
+        ("search", dice),
+        ("accepted", accepted_dice),
+        ("figures", figures_of_dice),
+        ("at_temperature", dice_at_temperature),
+    ):
+        monkeypatch.setattr(held_out, name, stand_in)
+    nothing = lambda self, steps, batch, samples, *_, **__: [
+        (s.token_log_probs, None) for s in samples
+    ]
+    monkeypatch.setattr(api.Model, "_read", nothing)
+    monkeypatch.setattr(sweep, "TEMPERATURES", (0.5, 1.0, 1.5))
+    monkeypatch.setattr(evaluate, "_accepted_figures", lambda *_: {})
+    monkeypatch.setattr(evaluate, "document", lambda run: None)
+
+    def prepared(task):
+        if task is None:
+            return
+        run, state = begun(task), MagicMock()
+        state.replace.return_value = state
+        state.calibration.maximum = 1.0
+        monkeypatch.setattr(Run, "restore", lambda run, which, replica=0: state)
+        monkeypatch.setattr(run.task, "comparisons", compared(run.task), raising=False)
+        model = api.Model(run, "last")
+        for name in ("a", "b", "captions-default"):
+            folder = workplace / "runs" / name
+            folder.mkdir(parents=True)
+            shutil.copy(run.workdir / "config.json", folder)
+            write_evaluation(
+                folder / "evaluation.json", task=run.task.name, split="test", checkpoint="last",
+                seed=0, metrics={x: Metric(1.0, 0.1, 9, "") for x in ("nll", *run.task.sweep)},
+            )  # fmt: skip
+        for module in (evaluate, compare):
+            monkeypatch.setattr(module, "Run", lambda *_: run)
+        for module in (generate, demo):
+            monkeypatch.setattr(module, "load", lambda *_, **__: model)
+
+    return prepared
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(
     ("program", "arguments"),
-    [run for run in program_runs() if run.values[0] != "train.py"],
+    # The same command in two documents is run once.
+    {str(run.values): run for run in program_runs() if run.values[0] != "train.py"}.values(),
 )
-def test_other_commands_get_to_their_run(call, program, arguments, monkeypatch):
-    def stand_in(real):
-        def reach(*args, **kwargs):
-            inspect.signature(real).bind(*args, **kwargs)
-            named = [x for x in arguments if x.startswith("--workdir=")]
-            assert [f"--workdir={args[0]}"] == named or not named
-            raise Reached
+def test_other_commands_run(call, prepared, workplace, program, arguments, request):
+    document = request.node.callspec.id.partition(": ")[0]
+    prepared(task_of(document, arguments))
+    few = FEW.get(program, ()) if any(x.startswith("--workdir=") for x in arguments) else ()
+    status, errors = call(program, [*arguments, *few])
+    assert (status, [x for x in errors.splitlines() if not x.startswith("drew ")]) == (0, [])
+    for argument in arguments:
+        if argument.startswith("--output="):
+            files = list(workplace.glob(f"{Path(argument[9:]).stem}*{Path(argument).suffix}"))
+            assert files, argument
+            assert all(path.stat().st_size > 20 for path in files)
 
-        return reach
 
-    monkeypatch.setattr(generate, "load", stand_in(generate.load))
-    for name in ("evaluate", "judge_samples", "compare"):
-        monkeypatch.setattr(compare, name, stand_in(getattr(compare, name)))
-    with pytest.raises(Reached):
-        call(program, arguments)
+def module_runs():
+    """Every `python -m seqgan_jax...` of the documents: its module and arguments."""
+    found = [
+        (document.name, shlex.split(line))
+        for document in DOCUMENTS
+        for line in "".join(shell_blocks(document.read_text())).splitlines()
+        if " -m seqgan_jax" in line
+    ]
+    return [
+        pytest.param(words[2], words[3:], id=f"{name}: {' '.join(words)}") for name, words in found
+    ]
+
+
+@pytest.mark.parametrize(("module", "arguments"), module_runs())
+def test_modules_run(prepared, module, arguments, workplace, monkeypatch):
+    prepared("captions")
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    # Not by capsys: a logger that Gradio ends closes the stream that pytest keeps below it.
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        if module == "seqgan_jax.demo":
+            monkeypatch.setattr(demo.gradio.Blocks, "block_thread", lambda blocks: None)
+            monkeypatch.setattr(demo, "compilation_cache", lambda: None)
+            demo.main()
+        else:
+            importlib.import_module(f"{module}.__main__").main()
+    for line in printed.getvalue().splitlines():
+        if module == "seqgan_jax.demo":
+            assert "the page is at http://127.0.0.1:" in line
+        else:
+            assert (workplace / line).stat().st_size > 1000
+
+
+def test_benchmarks_have_the_flags_that_are_named():
+    """`tests/test_benchmarks.py` runs them."""
+    shared = (ROOT / "benchmarks" / "settings.py").read_text()
+    commands = {
+        command
+        for document in DOCUMENTS
+        for command in re.findall(r"`(?:\S*/)?python (benchmarks/[^`]+)`", document.read_text())
+    }
+    assert len(commands) > 10
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        flags_of = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (ROOT / name).read_text() + shared)
+        for argument in arguments:
+            assert argument.startswith("--"), command
+            assert argument[2:].partition("=")[0] in flags_of, command
+
+
+def test_every_command_is_some_test_s():
+    """What isn't a program's or a module's is what `.ci/run` does, or would do for ever."""
+    extras = configparser.ConfigParser(interpolation=None)
+    extras.read(ROOT / "setup.cfg")
+    checked = {word for run in program_runs() for word in (run.values[0],)}
+    for document in DOCUMENTS:
+        for line in "".join(shell_blocks(document.read_text())).splitlines():
+            for part in re.split(r" && | \| ", line):
+                words = shlex.split(part, comments=True)
+                if not words or words[0] in ("cat", "zcat"):
+                    continue
+                name = Path(words[0]).name
+                if name == "pip":
+                    wanted = words[-1].partition("[")[2].rstrip("]")
+                    assert words[1:3] == ["install", "-e"] or words[1] == "wheel", part
+                    assert not wanted or wanted in extras["options.extras_require"], part
+                elif words[1] == "-m":
+                    known = ("venv", "pytest", "mkdocs", "seqgan_jax.demo", "seqgan_jax.reporting")
+                    assert words[2] in known, part
+                elif words[1] != "docs/screenshots.py":  # tests/browser has it
+                    assert {Path(word).name for word in words} & checked, part
 
 
 def test_every_page_stands_in_the_menu():

@@ -37,7 +37,7 @@ def execute(tmp_path, monkeypatch):
 
 
 def test_every_task_has_one_and_none_holds_output():
-    assert set(TASKS) - NOTEBOOKS.keys() <= {"video"}
+    assert NOTEBOOKS.keys() == {*TASKS, "own_network"}
     for content in NOTEBOOKS.values():
         assert content["nbformat"] == 4
         for cell in content["cells"]:
@@ -67,6 +67,21 @@ def test_speech(execute, tiny_run, tmp_path):
     found = execute("speech", RUN=tiny_run("speech"), TEXT="two")
     assert [path.name for path in found["paths"]] == ["reading-1.wav", "reading-2.wav"]
     assert all((tmp_path / path).stat().st_size > 44 for path in found["paths"])
+
+
+def test_video(execute, tiny_run, tmp_path):
+    frames = [Image.effect_noise((32, 24), 80).convert("RGB") for _ in range(4)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
+    found = execute("video", RUN=tiny_run("video"), CLIP="clip.gif", HOLE="8,6,12,8,2,4")
+    one, two = found["clips"]
+    assert one.shape == two.shape == (4, 24, 32, 3)
+    with Image.open(tmp_path / "clip.gif") as clip:
+        clip.seek(1)
+        seen = np.asarray(clip.convert("RGB"), int)
+    # A palette is drawn for each frame of a GIF anew.
+    assert abs(one[1] - seen).mean() < 10
+    hole = np.s_[2:4, 6:14, 8:20]
+    assert (one[hole] != two[hole]).any()
 
 
 def test_text(execute, tiny_run):

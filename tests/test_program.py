@@ -111,7 +111,13 @@ def test_bad_options(refused, tmp_path, arguments, words):
 
 def test_bad_configuration_file(refused, tmp_path):
     refused(["'huge'", "smoke"], "train", f"{CONFIG}:huge")
-    refused(["no-such.py"], "train", f"--config={tmp_path / 'no-such.py'}")
+    refused(["No such file", "no-such.py"], "train", f"--config={tmp_path / 'no-such.py'}")
+    for message, words in (
+        ("flag --workdir=None: Flag --workdir must have a value other than None.", "none given"),
+        ("Traceback (most recent call last):\n  File x\nValueError: no 'a'", "--config: no 'a'"),
+    ):
+        assert words in start._of_flag(message)
+        assert "Traceback" not in start._of_flag(message)
 
 
 def test_several_images_need_several_options(refused, tmp_path):

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -36,16 +37,30 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             return rest
         message = f"'{rest[1]}' belongs to no option; repeat the option before every value"
     except flags.Error as error:
-        message = str(error)
+        message = _of_flag(str(error))
     except OSError as error:
-        message = f"--config: {error}"
-    except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
-        message = f"--config: {error.args[0] if error.args else error}"
+        message = _of_flag(f"--config: {error}")
+    except KeyError as error:
+        message = _of_flag(f"--config: no option {error.args[0] if error.args else ''}")
+    except (AttributeError, TypeError, ValueError, UserError) as error:
+        message = _of_flag(f"--config: {error.args[0] if error.args else error}")
     print(f"error: {' '.join(message.split())}; see {argv[0]} --help", file=sys.stderr)
     sys.exit(2)
 
 
-def _help(width: int = 88) -> str:
+def _of_flag(message: str) -> str:
+    """What absl-py and ml_collections say of a bad flag, without what only a programmer reads."""
+    if missing := re.search(r"Flag (--\w+) must have a value other than None", message):
+        return f"{missing[1]}: none given; name one"
+    if meant := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', message):
+        return f"--config: no option '{meant[2]}'; did you mean '{meant[1]}'?"
+    if "Traceback" in message or "earlier failure" in message:  # of the configuration's file
+        last = message.strip().splitlines()[-1]
+        return f"--config: {last.removeprefix('ValueError: ')}"
+    return message
+
+
+def _help(width: int = 80) -> str:
     """What the program's own file says of it, then its options in the order of their definition."""
     program = flags.FLAGS.find_module_defining_flag("debug")
     options = flags.FLAGS.flags_by_module_dict()[program]

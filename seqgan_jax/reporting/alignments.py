@@ -1,15 +1,12 @@
 """Pictures of where a translator looked in its source for each word that it wrote."""
 
-import io
 import os
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
-from seqgan_jax.reporting.metrics_log import write_atomically
-from seqgan_jax.reporting.pictures import figure_array
+from seqgan_jax.reporting.pictures import figure_array, save_png
 
 
 def heat_map(
@@ -50,11 +47,9 @@ def heat_map(
         share = weights[row, column]
         colour = "white" if share > 0.5 else "black"
         axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7, color=colour)
-    pixels = figure_array(figure)
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG")
-    write_atomically(path, encoded.getvalue())
-    return pixels
+    looked = [f"{a} at {source[i]}" for a, i in zip(target, weights.argmax(1), strict=True)]
+    told = f"where it looked most at each token: {', '.join(looked)}"
+    return save_png(figure_array(figure), path, told)
 
 
 def _shown(token: str) -> str:

@@ -28,6 +28,7 @@ _SIDE = 1400  # pixels that a picture is shown at most
 _WIDE = 700  # pixels, from which on it scrolls on a screen that is narrower
 _CHARACTERS = 4000  # of a text that is shown
 _FILES = 48  # of a folder that are shown
+_SHORT = 100  # characters of a picture's description that stand below it too
 
 
 class Room:
@@ -71,13 +72,23 @@ def media(folder: Path, title: str, base: Path, room: Room) -> Element:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             texts.append(tag("p", f"{path.name} can't be shown ({error})", class_="note"))
     figures = [
-        tag("figure", *parts, tag("figcaption", stem), class_="medium")
+        tag("figure", *parts, tag("figcaption", _caption(folder, stem)), class_="medium")
         for stem, parts in shown.items()
     ]
     if len(files) > _FILES:
         more = f"{len(files) - _FILES} more files are in the folder {folder.name}."
         texts.append(tag("p", more, class_="note"))
     return tag("div", tag("div", *figures, class_="media"), *texts)
+
+
+def _caption(folder: Path, stem: str) -> str:
+    """The name of files, and what a picture of that name says of itself if that is short."""
+    try:
+        with Image.open(folder / f"{stem}.png") as image:
+            told = str(image.info.get("Description", ""))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        told = ""
+    return f"{stem}: {told}" if 0 < len(told) <= _SHORT else stem
 
 
 def picture(path: Path, title: str, base: Path, room: Room) -> Element:
@@ -132,7 +143,7 @@ def tables(
     """What JSON files of one name say of the same samples at every stage, side by side.
 
     A file is a list of objects, one for each sample. Fields that all stages agree on say what the
-    sample is; the others are what was made of it.
+    sample is; the others, and measured ones, are what was made of it.
 
     Args:
       stages: folders by title, oldest first.
@@ -171,7 +182,9 @@ def _rows(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _agreed(key: str, stages: Sequence[Sequence[Mapping]]) -> bool:
-    """Whether all stages have the same values of a field, sample by sample."""
+    """Whether all stages have the same values of a field, sample by sample, none measured."""
+    if any(isinstance(row.get(key), float) for rows in stages for row in rows):
+        return False
     count = max(map(len, stages))
     values = [[json.dumps(row.get(key)) for row in rows] for rows in stages]
     return all(len(column) == count and column == values[0] for column in values)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from seqgan_jax.errors import UserError
 from seqgan_jax.reporting.metrics_log import write_atomically
+from seqgan_jax.reporting.pictures import save_png
 
 _GAP = 2  # pixels between pictures
 _SIDE = 96  # pixels that a frame is enlarged to at least
@@ -38,11 +39,8 @@ def strip(clips: Mapping[str, np.ndarray], path: str | os.PathLike) -> np.ndarra
       UserError: the file can't be written.
     """
     rows = [_joined(list(enlarged(clip)), axis=1) for clip in clips.values()]
-    pixels = _joined(rows, axis=0)
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG")
-    write_atomically(path, encoded.getvalue())
-    return pixels
+    told = f"from top to bottom: {', '.join(clips)}" if len(clips) > 1 else ""
+    return save_png(_joined(rows, axis=0), path, told)
 
 
 def moving(clips: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:

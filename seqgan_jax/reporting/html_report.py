@@ -119,7 +119,9 @@ def _what(run: Record) -> str:
 def _state(run: Record) -> str:
     total = sum(run.planned.values())
     if run.finished:
-        return f"Finished after {run.step:,} updates."
+        seconds = sum(timing.seconds for timing in run.timings.values())
+        took = f", in {_duration(seconds)}" if seconds else ""
+        return f"Finished after {run.step:,} updates{took}."
     if not run.metrics:
         return f"Not begun: 0 of {total:,} updates."
     return f"Unfinished: {run.step:,} of {total:,} updates, in phase {run.metrics[-1]['phase']}."
@@ -159,7 +161,7 @@ def _samples(run: Record) -> list[Element]:
             unfolded = tag("details", tag("summary", stage.title), content, open=not k)
             found.append(unfolded)
     if left := len(run.stages) - len(stages):
-        found.append(_nothing(f"{left} stages between these are in the folder samples."))
+        found.append(_nothing(f"In the folder samples: {left} more, from between these."))
     return found
 
 
@@ -411,12 +413,17 @@ def _table(
               for k, title in enumerate(head)]  # fmt: skip
     body = [
         tag("tr", tag("th", name, scope="row"),
-            *(tag("td", cell, class_=None if k in text else "number")
+            *(tag("td", cell, class_=_kind(cell) if k in text else "number")
               for k, cell in enumerate(cells, start=1)))
         for name, cells in rows
     ]  # fmt: skip
     head = tag("thead", tag("tr", *titles))
     return scrolled(tag("table", tag("caption", caption), head, tag("tbody", *body)), caption)
+
+
+def _kind(text: str) -> str | None:
+    """Long text keeps a width, and is not squeezed to a word a line."""
+    return "long" if len(text) > 30 else None
 
 
 _STYLE = """
@@ -455,8 +462,10 @@ nav a { display: inline-block; padding: 0.35rem 0; }
 .key svg { width: 3.2rem; vertical-align: middle; }
 .scroll { overflow-x: auto; margin: 0.75rem 0; }
 table { border-collapse: collapse; font-size: 0.9rem; }
+.samples { min-width: min(44rem, 100%); }
 .samples th[scope=row] { min-width: 7rem; }
-.samples td:not(.number) { min-width: 10rem; }
+td:not(.number) { min-width: 6rem; }
+.samples td:not(.number), td.long { min-width: 14rem; }
 caption { text-align: left; overflow-wrap: anywhere; font-weight: 600; padding: 0.25rem 0; }
 th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.75rem 0.3rem 0;
          border-bottom: 1px solid var(--rule); }

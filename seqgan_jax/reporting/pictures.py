@@ -345,8 +345,17 @@ def figure_array(figure: Figure) -> np.ndarray:
 
 
 def _save(figure: Figure, path: str | os.PathLike, description: str = "") -> np.ndarray:
-    """Writes a PNG; its description says in words what a person sees, for who can't."""
-    pixels = figure_array(figure)
+    return save_png(figure_array(figure), path, description)
+
+
+def save_png(pixels: np.ndarray, path: str | os.PathLike, description: str = "") -> np.ndarray:
+    """Writes pixels, uint8 [H, W, 3], as a PNG, whole or not at all, and returns them.
+
+    Its description says in words what a person sees, for who can't; a report shows a short one.
+
+    Raises:
+      UserError: the file can't be written.
+    """
     encoded, text = io.BytesIO(), PngInfo()
     if description:
         text.add_itxt("Description", _printable(description))

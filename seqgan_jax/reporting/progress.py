@@ -105,10 +105,10 @@ class Progress:
         self._phase = None
         self._print_line(f"finished in {_duration(self._clock() - self._began)}")
 
-    def track(self, items: Iterable, total: int, description: str) -> Iterator:
-        """Yields from `items`, `total` of them, with a progress bar of their own."""
+    def track(self, items: Iterable, total: int | None, description: str) -> Iterator:
+        """Yields from `items`, `total` of them if it's known, with a progress bar of their own."""
         self._job = job = _Job(description, total, self._clock())
-        self._print_line(f"{description}: {total:,} to do")
+        self._print_line(description if total is None else f"{description}: {total:,} to do")
         try:
             for item in items:
                 yield item
@@ -216,7 +216,7 @@ class _Phase:
 
 
 class _Job:
-    def __init__(self, description: str, total: int, now: float):
+    def __init__(self, description: str, total: int | None, now: float):
         self.description, self.total, self.began = _literal(description), total, now
         self.done = 0
         self._pace, self._last = _Rate(_PACE_HALF_LIFE), None
@@ -227,21 +227,26 @@ class _Job:
         self.done, self._last = self.done + 1, now
 
     def position(self) -> str:
-        return f"{self.done:,} of {self.total:,}"
+        return f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
 
     def times(self) -> list[str]:
         pace = self._pace.value()
         if pace is None:
             return []
-        return [f"{_duration((self.total - self.done) / pace)} left", f"{pace:,.1f}/s"]
+        rate = f"{pace:,.1f}/s"
+        if self.total is None:
+            return [rate]
+        return [f"{_duration((self.total - self.done) / pace)} left", rate]
 
 
-def _bar(left: str, right: str, done: int, total: int) -> list[Table]:
-    total = max(total, 1)
+def _bar(left: str, right: str, done: int, total: int | None) -> list[Table]:
     rows = []
+    if total is not None:
+        total = max(total, 1)
+    share = "" if total is None else f"{done / total:.0%}"
     for row in (
         (Text(left, style="bold"), Text(right)),
-        (ProgressBar(total=total, completed=done), Text(f"{done / total:.0%}")),
+        (ProgressBar(total=total, completed=done), Text(share)),
     ):
         # Two tables: the title's columns and the bar's have different widths.
         table = Table.grid(expand=True, padding=(0, 2, 0, 0))

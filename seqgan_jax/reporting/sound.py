@@ -10,10 +10,9 @@ from urllib.parse import quote
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from seqgan_jax.reporting.metrics_log import write_atomically
-from seqgan_jax.reporting.pictures import figure_array
+from seqgan_jax.reporting.pictures import figure_array, save_png
 
 PAGE = "index.html"
 
@@ -76,7 +75,8 @@ def spectrograms(
         axis.set_ylabel("mel band", fontsize=8)
         axis.tick_params(labelsize=8)
     axes[-1].set_xlabel("seconds", fontsize=8)
-    return _save(figure, path)
+    told = f"spectrograms, from top to bottom: {', '.join(frames)}"
+    return save_png(figure_array(figure), path, told)
 
 
 def attention(
@@ -109,7 +109,8 @@ def attention(
     axes.set_yticks(places + 0.5, [_shown(source[i]) for i in places], fontsize=8, parse_math=False)
     axes.set_xlabel("seconds", fontsize=8)
     axes.tick_params(labelsize=8)
-    return _save(figure, path)
+    told = f"where it looked over {seconds:.1f} seconds, in: {' '.join(map(_shown, source))}"
+    return save_png(figure_array(figure), path, told)
 
 
 def listening_page(folder: Path) -> None:
@@ -137,11 +138,3 @@ def listening_page(folder: Path) -> None:
 
 def _shown(token: str) -> str:
     return "_" if token == " " else "".join(c if c.isprintable() else " " for c in token)
-
-
-def _save(figure: Figure, path: str | os.PathLike) -> np.ndarray:
-    pixels = figure_array(figure)
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG")
-    write_atomically(path, encoded.getvalue())
-    return pixels

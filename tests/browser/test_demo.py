@@ -1,20 +1,13 @@
-"""The demonstration page in a real browser, for every task.
-
-Skipped only where no Chromium is installed.
-"""
+"""The demonstration page in a real browser, for every task."""
 
 import gc
 import io
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from seqgan_jax import demo
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 # What each task is asked for: labels of boxes, and what to type into them.
 ASKED = {
@@ -30,16 +23,6 @@ OPTIONS = {
     "oracle": {"prefix": "7 0"},
 }
 WAIT = 120_000  # ms; a first answer is compiled for
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -136,6 +119,28 @@ def test_every_task_writes_what_the_api_writes(opened, tiny_model, task):
         assert len(urls) == 3
         for url in urls:
             assert page.request.get(url).body()[:4] == b"RIFF"
+
+
+def test_a_hole_in_a_clip_is_filled_and_plays(opened, tmp_path):
+    page, clip, broken = opened("video"), tmp_path / "clip.gif", tmp_path / "broken.gif"
+    frames = [Image.new("RGB", (32, 24), (40 * t, 20, 20)) for t in range(4)]
+    frames[0].save(clip, save_all=True, append_images=frames[1:])
+    broken.write_text("no clip")
+    page.get_by_label("Hole").fill("8,6,12,8,2,4")
+    upload = page.locator("input[type=file]").first
+    upload.set_input_files(broken)
+    page.get_by_text("broken.gif").first.wait_for()
+    write(page)
+    page.get_by_text("no clip that can be read").wait_for()
+    page.get_by_role("button", name="Clear").or_(page.get_by_label("Remove")).first.click()
+    upload.set_input_files(clip)
+    page.get_by_text("clip.gif").first.wait_for()
+    write(page)
+    players = page.locator("video[src]")
+    players.nth(2).wait_for()
+    seen = "v => new Promise(go => { const told = () => go([v.videoWidth, v.videoHeight]); "
+    seen += "v.readyState ? told() : v.onloadedmetadata = told; })"
+    assert [player.evaluate(seen) for player in players.all()] == [[32, 24]] * 3
 
 
 def test_a_phone_shows_everything(opened):

@@ -34,7 +34,7 @@ def shown(monkeypatch, capsys):
 def test_help_fits_a_screen(shown, name):
     lines = shown(name, "--help")
     assert 12 <= len(lines) <= 40
-    assert max(map(len, lines)) <= 88
+    assert max(map(len, lines)) <= 80
     assert sum(f"python {name} --" in line for line in lines) >= 2  # examples
     text = "\n".join(lines)
     options = [re.match(r"  --(?:\[no\])?(\w+)  +\S", line) for line in lines]

@@ -148,8 +148,7 @@ def test_samples_stand_side_by_side(page):
         ["step 40, warm_up", "a cat", "0.5"],
         ["step 50, adversarial", "a bird", "0.75"],
     ]
-    assert "1 stages between" not in words(page)
-    assert "2 stages between these are in the folder samples." in words(page)
+    assert "In the folder samples: 2 more, from between these." in words(page)
 
 
 def test_figures_stand_side_by_side_with_errors(page):
@@ -330,8 +329,9 @@ def test_runs_compared(run, page, tmp_path):
     assert found["Value ± one standard error, by checkpoint and data"][0][1:3] == [
         "A: warm_up on test data", "A: last on test data",
     ]  # fmt: skip
-    head, *rows = found["sample 2, image: 1.jpg; caption: a bird; score: 0.75; tokens: 1 2 1"]
-    assert (head, [row[0] for row in rows]) == (["run"], ["A first <b>", "B second"])
+    head, *rows = found["sample 2, image: 1.jpg; caption: a bird; tokens: 1 2 1"]
+    assert head == ["run", "score"]  # what is measured is no part of what the sample is
+    assert rows == [["A first <b>", "0.75"], ["B second", "0.75"]]
     assert "Phases: 1 warm_up, 2 adversarial." in words(tree)
     path = other / "metrics.jsonl"
     path.write_text('{"step": 0, "phase": "sooner", "x": 1}\n' + path.read_text())

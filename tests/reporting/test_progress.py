@@ -176,3 +176,15 @@ def test_track_yields_its_items_and_prints_few_lines(clock):
         "nothing: 0 to do",
         "nothing: 0 done in 0:00:00",
     ]
+
+
+def test_track_where_nobody_knows_how_many_there_are(clock):
+    progress, out = plain(clock)
+    items = progress.track("ab", None, "reading a clip")
+    assert next(items) == "a"
+    screen = Console(file=io.StringIO(), width=60)
+    screen.print(progress)
+    assert "reading a clip" in screen.file.getvalue()
+    assert "%" not in screen.file.getvalue()
+    assert list(items) == ["b"]
+    assert out.getvalue().splitlines() == ["reading a clip", "reading a clip: 2 done in 0:00:00"]

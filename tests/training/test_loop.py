@@ -6,6 +6,7 @@ import json
 import runpy
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import jax
@@ -169,6 +170,18 @@ def test_interrupted_runs_end_the_same(
     assert timeless(tmp_path) == timeless(finished_run)
     (ours,), (theirs,) = states(tmp_path, "last"), states(finished_run, "last")
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_second_signal_ends_the_run_at_once(monkeypatch):
+    loop, raised, handlers = Loop.__new__(Loop), [], []  # what a handler needs of it
+    loop._stop = threading.Event()
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
+    monkeypatch.setattr(signal, "signal", lambda *which: handlers.append(which))
+    loop._on_signal(signal.SIGINT, None)
+    assert (raised, handlers) == ([], [])
+    loop._on_signal(signal.SIGINT, None)
+    assert handlers == [(signal.SIGINT, signal.SIG_DFL)]
+    assert raised == [signal.SIGINT]
 
 
 def test_a_signal_at_the_last_step_ends_the_run(tiny_config, capsys, signal_at, tmp_path):
