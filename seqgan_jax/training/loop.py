@@ -152,7 +152,7 @@ class Loop:
           UserError: where training breaks again and again.
         """
         processes.from_first(lambda: remove_leftovers(self.workdir))
-        checkpoints = Checkpoints(self.workdir)
+        checkpoints = Checkpoints(self.workdir, self.config.get("checkpoint_folder"))
         step = checkpoints.latest_step()
         state = self._newest_state(checkpoints, step)
         if step is not None:
