@@ -309,6 +309,7 @@ def parallel() -> ml_collections.ConfigDict:
     config.model = 1
     config.mode = "jit"
     config.accumulate = 1
+    config.remat = False
     config.shard_above = 0
     return config
 

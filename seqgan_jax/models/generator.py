@@ -110,6 +110,7 @@ class LSTMGenerator(nn.Module):
       dropout: rate on embeddings, between layers and on u in training.
       init_scale: standard deviation of the normal distribution from which the embeddings, the LSTM
         layers, the tanh layer and the output layer start; 0 for each kind's usual start.
+      remat: whether each layer is computed again for its gradient, from its inputs.
     """
 
     vocabulary_size: int
@@ -123,6 +124,7 @@ class LSTMGenerator(nn.Module):
     noise_slots: int = 8
     dropout: float = 0.0
     init_scale: float = 0.0
+    remat: bool = False
 
     noise_layers = ("start", "slots")
 
@@ -226,6 +228,7 @@ class LSTMGenerator(nn.Module):
             state.layers,
             embedded,
             lambda layer, x: self.drop(x, deterministic=not train) if layer else x,
+            remat=self.remat,
         )
         top = layers[-1].hidden
         u = self._before_output(

@@ -484,7 +484,8 @@ def _why_unwritable(folder: epath.Path) -> str | None:
         finally:
             tried.unlink(missing_ok=True)
     except OSError as error:
-        return error.strerror or _first_line(error)
+        gone = isinstance(error, FileNotFoundError)
+        return error.strerror or ("no such bucket" if gone else _first_line(error))
     except Exception as error:  # of gcsfs
         return _first_line(error)
     return None

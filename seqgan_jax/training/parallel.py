@@ -46,6 +46,8 @@ class Options:
       mode: 'jit', or 'pmap' for the same step on the axis 'data' alone.
       accumulate: A; the gradient of a batch is summed over A parts of it, one after the other, so
         that the activations of one part are kept at a time.
+      remat: whether layers are computed again for their gradient, so that only what they read is
+        kept; of interest to `models.build` alone.
       shard_above: arrays of the state with more entries than this are split over 'data' too; 0 for
         none.
     """
@@ -54,6 +56,7 @@ class Options:
     model: int = 1
     mode: str = "jit"
     accumulate: int = 1
+    remat: bool = False
     shard_above: int = 0
 
 
