@@ -129,9 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, b"", {"Location": where}
         if query["uploadType"] == "multipart":
             boundary = re.search('boundary="?([^"]+)', self.headers["Content-Type"])[1].encode()
-            told, body = (
-                part.partition(b"\n\n")[2] for part in body.split(b"--" + boundary)[1:3]
-            )
+            told, body = (part.partition(b"\n\n")[2] for part in body.split(b"--" + boundary)[1:3])
             query["name"], body = json.loads(told)["name"], body[:-1]
         if not self._fits(query["name"], query):
             return 412, b"", {}

@@ -1,5 +1,6 @@
 """A whole run in this process: what it leaves behind, and how it stops and goes on."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -117,9 +118,11 @@ def test_a_finished_run_says_so_and_trains_no_more(finished_run, tiny_config, ca
 
 @pytest.fixture
 def signal_at(monkeypatch):
-    """Sends this process a signal while a step of a phase is under way."""
+    """Sends this process a signal while a step of a phase is under way; 0: Cloud's notice."""
     update, start = Progress.update, Progress.start_phase
-    plan, now = {}, []
+    plan, now, listening = {}, [], []
+    watch = lambda function: listening.append(function) or contextlib.nullcontext()
+    monkeypatch.setattr(loop_module, "PreemptionNotice", watch)
 
     def started(self, name, *args):
         now[:] = [name]
@@ -127,8 +130,9 @@ def signal_at(monkeypatch):
 
     def updated(self, step, *args):
         if plan.get("at") == (*now, step):
-            signal.raise_signal(plan.pop("signal"))
+            number = plan["signal"]
             plan.clear()
+            signal.raise_signal(number) if number else listening[-1]("preempted")
         return update(self, step, *args)
 
     monkeypatch.setattr(Progress, "start_phase", started)
@@ -149,17 +153,18 @@ def test_interrupted_runs_end_the_same(
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     order = tiny_config.phases.order
     for number, name, step in (
-        (signal.SIGINT, order[0], 1),
-        (signal.SIGTERM, "adversarial", 3),
+        (signal.SIGTERM, order[0], 1),
+        (0, "adversarial", 3),
     ):
         signal_at(number, name, step)
         start_counts.clear()
         with pytest.raises(SystemExit) as stop:
             start.main(lambda: train(tiny_config, str(tmp_path), quiet=True))
-        assert stop.value.code == 128 + number
+        assert stop.value.code == 128 + signal.SIGTERM
         lines = capsys.readouterr().err.splitlines()
         done = sum(tiny_config.phases[n].steps for n in order[: order.index(name)]) + step
-        assert lines == [f"saved at step {done}; the same command goes on from there"]
+        why = "" if number else "preemption notice (preempted): "
+        assert lines == [f"{why}saved at step {done}; the same command goes on from there"]
         assert timeless(tmp_path)[-1]["step"] == done
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
     start_counts.clear()
