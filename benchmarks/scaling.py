@@ -5,7 +5,8 @@
     python benchmarks/scaling.py --topology=v5e:2x4     (needs PyPI's libtpu, and no TPU)
     python benchmarks/scaling.py --time=2 --rows=16     (runs, on so many virtual devices)
     python benchmarks/scaling.py --part=50 --setting=smoke --rows=4 --devices=2,4,8     (runs)
-    python benchmarks/scaling.py --memory --layers=8 --length=128 --steps=pretrain_generator/generator
+    python benchmarks/scaling.py --memory --layers=8 --length=128 \\
+        --steps=pretrain_generator/generator
 
 Every step is compiled, not run, once for each number of devices, in a process of its own with so
 many virtual CPU devices, or for a TPU topology ahead of time. Each device has `rows` sources, so
@@ -21,8 +22,8 @@ latency, 2 log2 n messages. Nothing of that was measured.
 With --time=n the steps do run, on one virtual device with the whole batch and on n with a part
 each, in turn in one process on the same cores: `scaling/time` is the ratio of the shortest times.
 
-With --part=n up to n adversarial rounds run from one state, on one virtual device and on others with
-the same batch, each drawing its own tokens: `scaling/part` is the first round in which a token
+With --part=n up to n adversarial rounds run from one state, on one virtual device and on others
+with the same batch, each drawing its own tokens: `scaling/part` is the first round in which a token
 differs, null if there is none.
 
 With --memory steps are compiled for one device as they are, with `config.parallel.remat`, with
