@@ -6,9 +6,9 @@ Each line is a JSON object. `faults/kills`: one run is killed (SIGKILL) at so ma
 every phase, every other time while a checkpoint is being written; at its end all that it has
 logged, but for times, and every kept checkpoint are compared bit for bit with those of a run that
 nothing interrupted. `faults/resume`: from the command to the first logged step of a run that goes
-on, less what loading compiled programs took. `faults/full_disk`: the same where the run's file system, a tmpfs, is full at
-first and is then made larger; null where mounting isn't permitted. `faults/verify` and
-`faults/restore`: what reading a checkpoint costs. Exit status 1 if any comparison fails.
+on, less what loading compiled programs took. `faults/full_disk`: the same as the first where the
+run's file system, a tmpfs, is full at first and is then made larger; null where mounting isn't
+permitted. `faults/verify` and `faults/restore`: what reading a checkpoint costs. Exit status 1 if any comparison fails.
 """
 
 import json

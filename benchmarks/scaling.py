@@ -26,8 +26,8 @@ With --part=n up to n adversarial rounds run from one state, on one virtual devi
 with the same batch, each drawing its own tokens: `scaling/part` is the first round in which a token
 differs, null if there is none.
 
-With --memory steps are compiled for one device as they are, with `config.parallel.remat`, with
-`accumulate`, and with both: `scaling/memory` is the temporary memory that the program needs.
+With --memory steps are compiled for one device as they are, with `config.parallel.remat`, and with
+`accumulate`: `scaling/memory` is the temporary memory that the program needs.
 """
 
 import json
@@ -307,7 +307,6 @@ def filled(batch):
 def memory_all() -> None:
     """Compiles every step for one device, in several ways."""
     ways = {"plain": {}, "remat": {"remat": True}, "accumulate": {"accumulate": 4}}
-    ways["both"] = ways["remat"] | ways["accumulate"]
     for way, options in ways.items():
         steps, state, asked, length = prepared(Layout(Options(data=1, **options)))
         for name, (static, batch) in asked.items():

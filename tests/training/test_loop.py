@@ -69,6 +69,23 @@ def test_every_step_and_evaluation_is_recorded(finished_run, tiny_config):
         np.testing.assert_allclose(rates, wanted, rtol=1e-5)
 
 
+def test_what_a_run_tells_of_its_steps(finished_run):
+    """TensorBoard gets what `metrics.jsonl` gets, see test_metrics_log; memory where it is told."""
+    rows = read_metrics(finished_run)
+    for network in ("generator", "discriminator"):
+        own = [row for row in rows if f"{network}/gradient_norm" in row]
+        assert any(row[f"{network}/gradient_norm"] > 0 for row in own)
+        timed = [row for row in own if "step/seconds" in row]
+        assert timed
+        for row in timed:
+            assert row["step/seconds"] > 0
+            assert row["step/tokens_per_second"] > 0
+            assert 0 <= row["input/waiting_seconds_per_second"] <= 1
+    # A program compiles at its first step, and that is where it is told of.
+    assert rows[0]["compile/seconds"] > 0
+    assert any("compile/seconds" not in row for row in rows)
+
+
 def test_the_last_evaluation_is_what_is_shown_at_the_end(tiny_config, tmp_path, monkeypatch):
     """Nothing is evaluated twice, and a run that was finished before is evaluated once."""
     order = tiny_config.phases.order
