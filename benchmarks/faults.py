@@ -8,7 +8,8 @@ logged, but for times, and every kept checkpoint are compared bit for bit with t
 nothing interrupted. `faults/resume`: from the command to the first logged step of a run that goes
 on, less what loading compiled programs took. `faults/full_disk`: the same as the first where the
 run's file system, a tmpfs, is full at first and is then made larger; null where mounting isn't
-permitted. `faults/verify` and `faults/restore`: what reading a checkpoint costs. Exit status 1 if any comparison fails.
+permitted. `faults/verify` and `faults/restore`: what reading a checkpoint costs. Exit status 1 if
+any comparison fails.
 """
 
 import json

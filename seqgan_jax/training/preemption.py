@@ -4,6 +4,7 @@ A virtual machine asks its metadata server (a spot one has 30 seconds from then 
 moved for maintenance an hour or less). What others send is a signal, which `loop` takes itself.
 """
 
+import http.client
 import os
 import threading
 import urllib.request
@@ -12,6 +13,7 @@ from pathlib import Path
 
 # The entries that tell, and what they say then.
 _NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is in no proxy's reach
 _MACHINE = Path("/sys/class/dmi/id/product_name")
 
 
@@ -67,7 +69,7 @@ def _entry(name: str) -> str:
         f"http://{host}/computeMetadata/v1/instance/{name}", headers={"Metadata-Flavor": "Google"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=1) as answer:
+        with _OPENER.open(request, timeout=1) as answer:
             return answer.read().decode().strip()
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return ""
