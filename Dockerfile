@@ -6,7 +6,7 @@ ARG ACCELERATOR=cpu
 WORKDIR /app
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY seqgan_jax seqgan_jax
-RUN pip install --no-cache-dir -e . \
+RUN pip install --no-cache-dir -e '.[bucket]' \
     && if [ "$ACCELERATOR" != cpu ]; then pip install --no-cache-dir "jax[$ACCELERATOR]"; fi
 COPY configs configs
 COPY train.py generate.py evaluate.py ./

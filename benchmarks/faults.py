@@ -5,9 +5,11 @@
 Each line is a JSON object. `faults/kills`: one run is killed (SIGKILL) at so many random steps, in
 every phase, every other time while a checkpoint is being written; at its end all that it has
 logged, but for times, and every kept checkpoint are compared bit for bit with those of a run that
-nothing interrupted. `faults/full_disk`: the same where the run's file system, a tmpfs, is full at
-first and is then made larger; null where mounting isn't permitted. `faults/verify` and
-`faults/restore`: what reading a checkpoint costs. Exit status 1 if any comparison fails.
+nothing interrupted. `faults/resume`: from the command to the first logged step of a run that goes
+on, less what loading compiled programs took. `faults/full_disk`: the same as the first where the
+run's file system, a tmpfs, is full at first and is then made larger; null where mounting isn't
+permitted. `faults/verify` and `faults/restore`: what reading a checkpoint costs. Exit status 1 if
+any comparison fails.
 """
 
 import json
@@ -28,7 +30,7 @@ from absl import app, flags
 from seqgan_jax.programs.run import Run
 from seqgan_jax.reporting.metrics_log import read_metrics
 from seqgan_jax.reporting.progress import Progress
-from seqgan_jax.training.checkpoint import Checkpoints, shapes
+from seqgan_jax.training.checkpoint import MANIFEST, Checkpoints, place, shapes, steps_in
 
 ROOT = Path(__file__).parents[1]
 CONFIG = flags.DEFINE_string("config", "configs/oracle.py:smoke", "The run's configuration.")
@@ -60,6 +62,12 @@ def step_of(workdir):
         return 0
 
 
+def is_saving(workdir):
+    """Whether a checkpoint is being written: it has no manifest yet."""
+    folders = list(workdir.glob("checkpoints/[0-9]*"))
+    return any(not (folder / MANIFEST).exists() for folder in folders)
+
+
 def kill_at(workdir, step, while_saving):
     """Starts the run and kills it once it has logged a step.
 
@@ -70,7 +78,7 @@ def kill_at(workdir, step, while_saving):
     process = start(workdir)
     while True:
         now = step_of(workdir)
-        saving = list(workdir.glob("checkpoints/*.unfinished*"))
+        saving = is_saving(workdir)
         if now >= step and (saving or not while_saving):
             break
         if process.poll() is not None:
@@ -80,8 +88,8 @@ def kill_at(workdir, step, while_saving):
     process.communicate()
     if process.returncode != -signal.SIGKILL:
         return None
-    kept = [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()]
-    return now, now - max(kept, default=0), bool(saving)
+    kept = steps_in(place(workdir))
+    return now, now - max(kept, default=0), saving
 
 
 def timeless(workdir):
@@ -157,6 +165,26 @@ def full_disk(folder, whole):
         subprocess.run(["umount", folder], check=True)
 
 
+def resuming(folder, whole):
+    """Seconds from the command to the first logged step of a run that goes on, but compiling."""
+    kill_at(folder, read_metrics(whole)[-1]["step"] // 2, False)
+    kept = max(steps_in(place(folder)))
+    record = folder / "metrics.jsonl"
+    old, began = record.stat().st_ino, time.monotonic()
+    process = start(folder)
+    # Another file takes the record's place, cut back to the checkpoint, and then grows.
+    while record.stat().st_ino == old or step_of(folder) <= kept:
+        if process.poll() is not None:
+            sys.exit(f"the run in {folder} failed: {process.stderr.read().decode()}")
+        time.sleep(0.002)
+    seconds = time.monotonic() - began
+    process.kill()
+    process.communicate()
+    row = next(row for row in read_metrics(folder) if row["step"] > kept)
+    compiling = row.get("compile/seconds", 0.0)
+    report("faults/resume", round(seconds - compiling, 2), "s", compiling=round(compiling, 2))
+
+
 def costs(whole):
     """Times of verifying and restoring the newest checkpoint, minima of five."""
     with Progress(quiet=True) as progress:
@@ -186,6 +214,7 @@ def main(argv):
         finish(folder / "whole")
         report("faults/uninterrupted", round(time.monotonic() - began, 1), "s")
         costs(folder / "whole")
+        resuming(folder / "resumed", folder / "whole")
         good = kills(folder / "killed", folder / "whole")
         good &= full_disk(folder / "small", folder / "whole")
     sys.exit(not good)

@@ -4,6 +4,9 @@
     python benchmarks/scaling.py --model=2,4 --devices=8
     python benchmarks/scaling.py --topology=v5e:2x4     (needs PyPI's libtpu, and no TPU)
     python benchmarks/scaling.py --time=2 --rows=16     (runs, on so many virtual devices)
+    python benchmarks/scaling.py --part=50 --setting=smoke --rows=4 --devices=2,4,8     (runs)
+    python benchmarks/scaling.py --memory --layers=8 --length=128 \\
+        --steps=pretrain_generator/generator
 
 Every step is compiled, not run, once for each number of devices, in a process of its own with so
 many virtual CPU devices, or for a TPU topology ahead of time. Each device has `rows` sources, so
@@ -18,6 +21,13 @@ latency, 2 log2 n messages. Nothing of that was measured.
 
 With --time=n the steps do run, on one virtual device with the whole batch and on n with a part
 each, in turn in one process on the same cores: `scaling/time` is the ratio of the shortest times.
+
+With --part=n up to n adversarial rounds run from one state, on one virtual device and on others
+with the same batch, each drawing its own tokens: `scaling/part` is the first round in which a token
+differs, null if there is none.
+
+With --memory steps are compiled for one device as they are, with `config.parallel.remat`, and with
+`accumulate`: `scaling/memory` is the temporary memory that the program needs.
 """
 
 import json
@@ -44,12 +54,19 @@ from seqgan_jax.training import phases
 from seqgan_jax.training.parallel import Layout, Options
 from seqgan_jax.training.steps import Steps
 
-SETTING = flags.DEFINE_enum("setting", "default", ["default", "large"], "Of configs/captions.py.")
+SETTING = flags.DEFINE_enum(
+    "setting", "default", ["default", "large", "smoke"], "Of configs/captions.py."
+)
 DEVICES = flags.DEFINE_list("devices", ["1", "2", "8", "64", "256"], "Numbers of devices.")
 MODEL = flags.DEFINE_list("model", ["1"], "How many of them share the vocabulary's matrices.")
 ROWS = flags.DEFINE_integer("rows", 32, "Sources of a batch on each device.", lower_bound=1)
 STEPS = flags.DEFINE_list("steps", [], "PHASE/NETWORK; all of them by default.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "Compile for this TPU topology, v5e:2x4 say.")
+PART = flags.DEFINE_integer("part", 0, "Run so many rounds, with tokens of each layout's own.")
+MEMORY = flags.DEFINE_bool("memory", False, "Compile for one device in several ways.")
+LAYERS = flags.DEFINE_integer("layers", None, "Of the generator, instead of the setting's.")
+LENGTH = flags.DEFINE_integer("length", None, "Of sequences, instead of the setting's.")
+KIND = flags.DEFINE_enum("kind", "lstm", ["lstm", "transformer"], "Of the generator.")
 TIME = flags.DEFINE_integer("time", 0, "Run on so many virtual devices, and on one.")
 REPEATS = flags.DEFINE_integer("repeats", 10, "Runs of which the shortest counts.", lower_bound=1)
 INSIDE = flags.DEFINE_bool("inside", False, "In the process that compiles.")
@@ -78,7 +95,11 @@ HARDWARE = {
 }
 SHARE = 0.4
 # Vocabulary, and shape and type of a source.
-DATA = {"default": (104, (48, 48, 3), np.uint8), "large": (10_000, (49, 320), np.float32)}
+DATA = {
+    "default": (104, (48, 48, 3), np.uint8),
+    "large": (10_000, (49, 320), np.float32),
+    "smoke": (104, (48, 48, 3), np.uint8),
+}
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
 
@@ -86,10 +107,14 @@ SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "
 def prepared(layout: Layout):
     """The steps of a setting, the shapes of a state, and those of the batches of each step."""
     config = captions.get_config(SETTING.value)
+    config.parallel.remat = layout.options.remat
+    config.generator.num_layers = LAYERS.value or config.generator.num_layers
+    if KIND.value == "transformer":
+        config.generator.kind, config.discriminator.likelihood = KIND.value, False
     size, shape, dtype = DATA[SETTING.value]
     vocabulary = Vocabulary(size, bos=1, pad=0, eos=2)
     schedule = phases.parse(config.phases)
-    length = config.codec.max_length
+    length = LENGTH.value or config.codec.max_length
     steps = Steps(
         build.generator(config, vocabulary),
         build.discriminator(config, vocabulary),
@@ -267,20 +292,67 @@ def compile_all(devices: list, model: int) -> None:
         print(json.dumps(line), flush=True)
 
 
+def filled(batch):
+    """A batch of random numbers, by its shapes."""
+    rng = np.random.default_rng(0)
+
+    def fill(shape):
+        if shape.dtype == jnp.float32:
+            return np.ones(shape.shape, np.float32)
+        return rng.integers(3, 100, shape.shape).astype(shape.dtype)
+
+    return jax.tree.map(fill, batch)
+
+
+def memory_all() -> None:
+    """Compiles every step for one device, in several ways."""
+    ways = {"plain": {}, "remat": {"remat": True}, "accumulate": {"accumulate": 4}}
+    for way, options in ways.items():
+        steps, state, asked, length = prepared(Layout(Options(data=1, **options)))
+        for name, (static, batch) in asked.items():
+            program = steps.train_step.lower(state, batch(ROWS.value), **static).compile()
+            figure = round(program.memory_analysis().temp_size_in_bytes / 1e6, 1)
+            line = {"name": f"scaling/memory/{name}", "figure": figure, "unit": "MB"}
+            line["configuration"] = {"way": way, "setting": SETTING.value, "kind": KIND.value}
+            line["configuration"] |= {"layers": LAYERS.value, "length": length}
+            line["configuration"] |= {"rows": ROWS.value}
+            print(json.dumps(line), flush=True)
+
+
+def part_all(counts: list[int]) -> None:
+    """Runs adversarial rounds on one device and on others until their tokens differ."""
+    rows = ROWS.value * max(counts)
+    whole, alone = None, {}
+    for count in (1, *counts):
+        layout = Layout(Options(data=count))
+        steps, _, asked, _ = prepared(layout)
+        updates = {name: asked[f"adversarial/{name}"] for name in ("generator", "discriminator")}
+        given = filled(updates["generator"][1](rows))
+        whole = whole or jax.device_get(steps.init(0, given))
+        state, batch = layout.place(whole), layout.shard(given)
+        parted = None
+        for number in range(1, 1 + PART.value):
+            drawn = steps.draw(state, batch, phase=updates["generator"][0]["phase"])
+            tokens = layout.local_rows(drawn.sample.tokens)
+            if (alone.setdefault(number, tokens) != tokens).any():
+                parted = number
+                break
+            for static, _ in updates.values():
+                state, _ = steps.train_step(state, batch, **static)
+        if count > 1:
+            line = {"name": f"scaling/part/{count}", "figure": parted, "unit": "round"}
+            line["configuration"] = {"setting": SETTING.value, "rows": rows, "rounds": PART.value}
+            line["configuration"] |= {"tokens_per_round": tokens.size}
+            print(json.dumps(line), flush=True)
+
+
 def time_all(devices: int) -> None:
     """Runs every step on one device and on several, in turn."""
     rows = ROWS.value * devices
     layouts = {count: Layout(Options(data=count)) for count in (1, devices)}
     made = {count: prepared(layout) for count, layout in layouts.items()}
-    rng = np.random.default_rng(0)
-
-    def filled(shape):
-        if shape.dtype == jnp.float32:
-            return np.ones(shape.shape, np.float32)
-        return rng.integers(3, 100, shape.shape).astype(shape.dtype)
-
     for name, (static, batch) in made[1][2].items():
-        given = jax.tree.map(filled, batch(rows))
+        given = filled(batch(rows))
         fastest, states, batches = {}, {}, {}
         for count, (steps, *_) in made.items():
             states[count] = layouts[count].place(steps.init(0, given))
@@ -299,7 +371,15 @@ def time_all(devices: int) -> None:
 
 
 def main(argv):
-    if TIME.value:
+    if MEMORY.value:
+        memory_all()
+    elif PART.value:
+        compile_quickly()
+        counts = list(map(int, DEVICES.value))
+        count = f"--xla_force_host_platform_device_count={max(counts)}"
+        os.environ["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} {count}"
+        part_all(counts)
+    elif TIME.value:
         count = f"--xla_force_host_platform_device_count={TIME.value}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
         keep_memory()

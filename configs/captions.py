@@ -154,6 +154,7 @@ def add_common(config: ml_collections.ConfigDict, *, every: int = 20, **evaluati
     config.init_from = config_dict.placeholder(str)
     config.init_checkpoint = "best"
     config.init_partial = False
+    config.checkpoint_folder = config_dict.placeholder(str)
     config.guard = guard()
     config.rejection = rejection()
     config.reward = reward()
@@ -308,6 +309,7 @@ def parallel() -> ml_collections.ConfigDict:
     config.model = 1
     config.mode = "jit"
     config.accumulate = 1
+    config.remat = False
     config.shard_above = 0
     return config
 

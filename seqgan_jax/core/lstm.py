@@ -110,6 +110,8 @@ def stack_unroll(
     states: Sequence[State],
     inputs: chex.Array,
     between: Between = lambda layer, x: x,
+    *,
+    remat: bool = False,
 ) -> tuple[State, ...]:
     """Runs stacked layers over whole sequences, one layer after the other.
 
@@ -118,13 +120,14 @@ def stack_unroll(
       states: their initial states, [B, H].
       inputs: [B, T, I].
       between: what happens to the input of layer l (dropout in training): (l, [B, T, H]).
+      remat: whether a layer is computed again for its gradient, from its inputs.
 
     Returns:
       Every layer's states after every step, [B, T, H].
     """
     chex.assert_equal(len(layers), len(states))
-    unrolled = []
+    unrolled, read = [], jax.checkpoint(unroll) if remat else unroll
     for i, (weights, state) in enumerate(zip(layers, states, strict=True)):
-        unrolled.append(unroll(weights, state, between(i, inputs)))
+        unrolled.append(read(weights, state, between(i, inputs)))
         inputs = unrolled[-1].hidden
     return tuple(unrolled)

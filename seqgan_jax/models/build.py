@@ -34,7 +34,8 @@ def _build(kinds: dict[str, type], kind: str, options: dict):
 
 
 def _encoder(config: ml_collections.ConfigDict, source_vocabulary: int | None):
-    options = config.to_dict()
+    """The encoder of a run's configuration."""
+    options = config.encoder.to_dict() | _remat(config)
     kind = options.pop("kind")
     if kind == "none":
         return None
@@ -48,6 +49,11 @@ def _encoder(config: ml_collections.ConfigDict, source_vocabulary: int | None):
     if kind == "transformer":
         _check_transformer(built, "config.encoder", "size")
     return built
+
+
+def _remat(config: ml_collections.ConfigDict) -> dict:
+    """What every network is told of `config.parallel`."""
+    return {"remat": config.get("parallel", {}).get("remat", False)}
 
 
 def _check_transformer(net, where: str, size: str) -> None:
@@ -142,7 +148,7 @@ def generator(
     Raises:
       UserError: names the option that is wrong.
     """
-    options = config.generator.to_dict()
+    options = config.generator.to_dict() | _remat(config)
     kind = options.pop("kind", "lstm")
     if kind not in GENERATORS:
         raise UserError(
@@ -150,7 +156,7 @@ def generator(
         )
     options |= {
         "vocabulary_size": vocabulary.size,
-        "encoder": _encoder(config.encoder, source_vocabulary),
+        "encoder": _encoder(config, source_vocabulary),
     }
     built = _build(GENERATORS, kind, options)
     if built.noise_per_step and not built.noise_size:
@@ -178,7 +184,7 @@ def discriminator(
       UserError: if `config.discriminator.kind` is unknown, a phase asks it for what it hasn't, or
         it would start with the equations of a generator that has others.
     """
-    options = config.discriminator.to_dict()
+    options = config.discriminator.to_dict() | _remat(config)
     kind = options.pop("kind")
     if kind not in DISCRIMINATORS:
         raise UserError(
@@ -189,7 +195,7 @@ def discriminator(
         "vocabulary_size": vocabulary.size,
         "bos": vocabulary.bos,
         "pad": vocabulary.pad,
-        "encoder": _encoder(config.encoder, source_vocabulary),
+        "encoder": _encoder(config, source_vocabulary),
     }
     if kind == "ratio":
         options["opponent"] = generator(config, vocabulary, source_vocabulary)

@@ -60,6 +60,7 @@ class LSTMDiscriminator(nn.Module):
       dropout: rate on embeddings and on the layers' outputs in training.
       likelihood: whether the score has the prefix's log-likelihood in it.
       bos: the token read before the first one; with `likelihood`.
+      remat: whether each layer is computed again for its gradient, from its inputs.
     """
 
     vocabulary_size: int
@@ -74,6 +75,7 @@ class LSTMDiscriminator(nn.Module):
     dropout: float = 0.0
     likelihood: bool = False
     bos: int = 0
+    remat: bool = False
 
     dense = True
     shares = False
@@ -159,7 +161,11 @@ class LSTMDiscriminator(nn.Module):
         start = self.initial_state(memory, tokens.shape[0])
         embedded = self.embedding[tokens]
         states = lstm.stack_unroll(
-            self.layers, start.layers, drop(embedded), lambda layer, x: drop(x) if layer else x
+            self.layers,
+            start.layers,
+            drop(embedded),
+            lambda layer, x: drop(x) if layer else x,
+            remat=self.remat,
         )
         top = drop(states[-1].hidden)
         features = self._feature(

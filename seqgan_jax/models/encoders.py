@@ -5,12 +5,13 @@ from typing import Any
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from seqgan_jax.core import lstm
 from seqgan_jax.errors import UserError
 from seqgan_jax.models.generator import lstm_parameters
-from seqgan_jax.models.transformer import Block
+from seqgan_jax.models.transformer import Block, read_block
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -27,12 +28,14 @@ class ConvolutionalEncoder(nn.Module):
       blocks: more residual convolutions on the last grid, each of which lets a position see one
         position farther.
       dropout: rate on the grid features in training.
+      remat: whether each convolution is computed again for its gradient, from its inputs.
     """
 
     channels: Sequence[int]
     size: int
     blocks: int = 0
     dropout: float = 0.0
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -41,7 +44,7 @@ class ConvolutionalEncoder(nn.Module):
         """Images [B, height, width, 3], uint8 -> positions [B, S, F] and summary [B, F]."""
         chex.assert_rank(source, 4)
         pixels = source.astype(jnp.float32) / 127.5 - 1.0
-        x = convolutions(pixels, self.channels, self.blocks)
+        x = convolutions(self, pixels, self.channels, self.blocks)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         grid = nn.Dense(self.size)(x) + self.param(
             "position", nn.initializers.normal(0.5), (x.shape[1], self.size)
@@ -66,6 +69,7 @@ class ClipEncoder(nn.Module):
       blocks: more residual convolutions on the last grid.
       num_layers: L, Transformer blocks.
       dropout: rate on what each part of a block finds, in training.
+      remat: whether each block and convolution is computed again for its gradient, from its inputs.
     """
 
     channels: Sequence[int]
@@ -73,6 +77,7 @@ class ClipEncoder(nn.Module):
     blocks: int = 2
     num_layers: int = 1
     dropout: float = 0.0
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -91,7 +96,8 @@ class ClipEncoder(nn.Module):
         batch, slots, height, width, _ = clip.shape
 
         x = jnp.moveaxis(clip, 1, 3).reshape(batch, height, width, -1)
-        x = convolutions(x.astype(jnp.float32) / 127.5 - 1.0, self.channels, self.blocks)
+        x = x.astype(jnp.float32) / 127.5 - 1.0
+        x = convolutions(self, x, self.channels, self.blocks)
         rows, columns = x.shape[1:3]
         normal = nn.initializers.normal(0.5)
         cells = nn.Dense(self.size)(x).reshape(batch, rows * columns, self.size)
@@ -107,21 +113,28 @@ class ClipEncoder(nn.Module):
             every = jnp.ones((1, 1, places.shape[1])) if mask is None else mask[:, None]
             steps = jnp.arange(places.shape[1])[None]
             seen = block.source_cache(cells)
-            found, _, _ = block(found, steps, every, source=seen, train=train)
+            found, _, _ = read_block(
+                block, found, steps, every, source=seen, train=train, remat=self.remat
+            )
         found = nn.LayerNorm()(found)
         means = jnp.concatenate([found.mean(1), cells.mean(1)], axis=-1)
         return found, jnp.tanh(nn.Dense(self.size)(means))
 
 
-def convolutions(x: chex.Array, channels: Sequence[int], blocks: int) -> chex.Array:
-    """The convolutions of `ConvolutionalEncoder`, within a compact Linen module.
+def convolutions(
+    module: nn.Module, x: chex.Array, channels: Sequence[int], blocks: int
+) -> chex.Array:
+    """The convolutions of `ConvolutionalEncoder`, within a compact Linen module that has `remat`.
 
     [B, H, W, C] -> [B, H / 2^stages, W / 2^stages, channels[-1]].
     """
 
     def convolve(x, channels, stride):
-        x = nn.Conv(channels, (3, 3), (stride, stride), use_bias=False)(x)
-        return nn.relu(nn.GroupNorm(num_groups=None, group_size=1)(x))
+        def layer(_, x):
+            x = nn.Conv(channels, (3, 3), (stride, stride), use_bias=False)(x)
+            return nn.relu(nn.GroupNorm(num_groups=None, group_size=1)(x))
+
+        return (nn.remat(layer) if module.remat else layer)(module, x)
 
     for stage, size in enumerate(channels):
         x = convolve(x, size, 2)
@@ -173,6 +186,7 @@ class BiLSTMEncoder(nn.Module):
       embedding_size: E.
       num_layers: L.
       dropout: rate on the embeddings, between layers and on the features in training.
+      remat: whether each layer is computed again for its gradient, from its inputs.
     """
 
     vocabulary_size: int
@@ -180,6 +194,7 @@ class BiLSTMEncoder(nn.Module):
     embedding_size: int
     num_layers: int = 1
     dropout: float = 0.0
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -198,6 +213,7 @@ class BiLSTMEncoder(nn.Module):
         turn = lambda x: jnp.take_along_axis(x, mirror, axis=1)
         half = self.size // 2
         zero = lstm.zero_state(len(source), half)
+        unroll = jax.checkpoint(lstm.unroll) if self.remat else lstm.unroll
         x = nn.Embed(
             self.vocabulary_size, self.embedding_size, embedding_init=nn.initializers.normal(0.1)
         )(source)
@@ -205,8 +221,8 @@ class BiLSTMEncoder(nn.Module):
             x = drop(x)
             forward = lstm_parameters(self, f"forward_{i}", x.shape[-1], half)
             backward = lstm_parameters(self, f"backward_{i}", x.shape[-1], half)
-            there = lstm.unroll(forward, zero, x).hidden
-            back = turn(lstm.unroll(backward, zero, turn(x)).hidden)
+            there = unroll(forward, zero, x).hidden
+            back = turn(unroll(backward, zero, turn(x)).hidden)
             x = jnp.concatenate([there, back], axis=-1)
         x = x * mask[:, :, None]
         last = jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, :, None], axis=1)[:, 0, :half]
@@ -228,6 +244,7 @@ class TransformerEncoder(nn.Module):
       positions: 'rotary' or 'learned'.
       max_length: how many positions are learned; with learned ones.
       dropout: rate on the embeddings and on what each part of a block finds, in training.
+      remat: whether each block is computed again for its gradient, from its inputs.
     """
 
     vocabulary_size: int
@@ -238,6 +255,7 @@ class TransformerEncoder(nn.Module):
     positions: str = "rotary"
     max_length: int = 0
     dropout: float = 0.0
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -266,7 +284,8 @@ class TransformerEncoder(nn.Module):
         for _ in range(self.num_layers):
             rotary = self.positions == "rotary"
             block = Block(self.size, self.hidden_size, self.num_heads, None, rotary, self.dropout)
-            x, _, _ = block(x, jnp.arange(length)[None], mask[:, None], train=train)
+            steps = jnp.arange(length)[None]
+            x, _, _ = read_block(block, x, steps, mask[:, None], train=train, remat=self.remat)
         x = nn.LayerNorm()(x) * mask[:, :, None]
         mean = x.sum(1) / jnp.maximum(mask.sum(1), 1.0)[:, None]
         return x, jnp.tanh(nn.Dense(self.size)(mean))

@@ -117,6 +117,7 @@ class LSTMGenerator(nn.Module):
       dropout: rate on embeddings, between layers and on u in training.
       init_scale: standard deviation of the normal distribution from which the embeddings, the LSTM
         layers, the tanh layer and the output layer start; 0 for each kind's usual start.
+      remat: whether each layer is computed again for its gradient, from its inputs.
     """
 
     vocabulary_size: int
@@ -131,6 +132,7 @@ class LSTMGenerator(nn.Module):
     noise_per_step: bool = False
     dropout: float = 0.0
     init_scale: float = 0.0
+    remat: bool = False
 
     @property
     def noise_layers(self) -> tuple[str, ...]:
@@ -261,6 +263,7 @@ class LSTMGenerator(nn.Module):
             state.layers,
             embedded,
             lambda layer, x: self.drop(x, deterministic=not train) if layer else x,
+            remat=self.remat,
         )
         top = layers[-1].hidden
         u = self._before_output(

@@ -46,6 +46,7 @@ class RatioDiscriminator(nn.Module):
       embedding_size, hidden_size, num_layers, output_size, dropout: of each language model; see
         `LSTMGenerator`.
       members: M.
+      remat: of each language model too.
     """
 
     vocabulary_size: int
@@ -59,6 +60,7 @@ class RatioDiscriminator(nn.Module):
     output_size: int = 128
     members: int = 2
     dropout: float = 0.0
+    remat: bool = False
 
     dense = True
     shares = False
@@ -91,6 +93,7 @@ class RatioDiscriminator(nn.Module):
                 output_size=self.output_size,
                 noise_size=0,
                 dropout=self.dropout,
+                remat=self.remat,
             )
             for _ in range(self.members)
         ]

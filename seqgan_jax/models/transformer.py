@@ -131,6 +131,12 @@ class Block(nn.Module):
         return x, cache, looked
 
 
+def read_block(block: Block, *args, train: bool, remat: bool, **kwargs):
+    """What a block gives; with `remat` it is computed again for its gradient, from its inputs."""
+    call = lambda block, args, kwargs: block(*args, train=train, **kwargs)
+    return (nn.remat(call) if remat else call)(block, args, kwargs)
+
+
 class Memory(NamedTuple):
     """All that depends only on the source; None everywhere without one.
 
@@ -182,6 +188,7 @@ class TransformerGenerator(nn.Module):
       max_length: how many positions are learned; with learned ones.
       tied: whether the output layer is the embeddings' transpose.
       dropout: rate on the embeddings and on what each part of a block finds, in training.
+      remat: whether each block is computed again for its gradient, from its inputs.
     """
 
     vocabulary_size: int
@@ -196,6 +203,7 @@ class TransformerGenerator(nn.Module):
     tied: bool = True
     dropout: float = 0.0
     noise_per_step: bool = False
+    remat: bool = False
 
     noise_layers = ("known",)
 
@@ -275,7 +283,8 @@ class TransformerGenerator(nn.Module):
         x = self.drop(x, deterministic=not train)
         caches, looked = [], []
         for i, block in enumerate(self.blocks):
-            x, cache, weights = block(
+            x, cache, weights = read_block(
+                block,
                 x,
                 positions,
                 visible,
@@ -283,6 +292,7 @@ class TransformerGenerator(nn.Module):
                 source=None if memory.caches is None else memory.caches[i],
                 source_mask=memory.mask,
                 train=train,
+                remat=self.remat and not cached,
             )
             caches.append(cache)
             looked.append(weights)

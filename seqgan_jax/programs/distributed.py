@@ -63,6 +63,9 @@ def _join(options: Options) -> None:
     if sys.platform == "linux":  # PR_SET_PDEATHSIG: it must not outlive its parent
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
+    # JAX's notice of preemption, which is orbax's too, is SIGTERM: the loop takes that itself, and
+    # before there is a state to save it has to end the process.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             options.coordinator,

@@ -20,7 +20,7 @@ from seqgan_jax.programs.start import compile_quickly
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import external, parallel, processes, replicas
 from seqgan_jax.training import phases as schedule
-from seqgan_jax.training.checkpoint import FOLDER, Checkpoints, shapes
+from seqgan_jax.training.checkpoint import Checkpoints, place, shapes, steps_in
 from seqgan_jax.training.loop import Loop
 from seqgan_jax.training.origin import Origin, Start, Tokens
 from seqgan_jax.training.state import TrainState
@@ -106,7 +106,7 @@ class Run:
             schedule.check_frozen(self.phases, self.loop.parameters())
         if config is not None and config.get("init_from"):
             self.loop.start = functools.cache(lambda: self._start(config))
-            if not any(path.name.isdigit() for path in (workdir / FOLDER).glob("*")):
+            if not steps_in(place(workdir, config.get("checkpoint_folder"))):
                 self.loop.start()
         if config is not None:
             # Last, so that a directory is not taken by a configuration that was refused.
@@ -186,7 +186,8 @@ class Run:
                 f"--replica={replica}: {self.workdir} was trained with config.seeds={seeds}; "
                 f"{known}"
             )
-        checkpoints = Checkpoints(self.workdir, read_only=True)
+        elsewhere = self.config.get("checkpoint_folder")
+        checkpoints = Checkpoints(self.workdir, elsewhere, read_only=True)
         step = checkpoints.find(which)
         state = checkpoints.restore(step, shapes(self.loop.initial_state()))
         return state if seeds == 1 else replicas.one(state, replica)
@@ -335,6 +336,12 @@ def refuse_another(workdir: Path, config: ml_collections.ConfigDict) -> None:
 def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Makes the directory, or checks that it holds a run of this configuration."""
     refuse_another(workdir, config)
+    elsewhere = config.get("checkpoint_folder")
+    if elsewhere and not (workdir / "config.json").exists() and steps_in(place(workdir, elsewhere)):
+        raise UserError(
+            f"config.checkpoint_folder={elsewhere}: holds another run's checkpoints; name a folder "
+            "of this run's own"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):

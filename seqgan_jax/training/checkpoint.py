@@ -1,9 +1,9 @@
 """Checkpoints of the whole training state: asynchronous, atomic, verified, and kept by a policy.
 
 Orbax writes the arrays, in the background. Then a manifest is added, with the size and the SHA-256
-of every file (orbax alone doesn't notice a flipped bit), and the folder gets its final name, the
-step. So a folder of that name is whole, or was damaged later; anything else is unfinished, and the
-next start deletes it.
+of every file (orbax alone doesn't notice a flipped bit). So a checkpoint that has one is whole, or
+was damaged later; one without is unfinished, and the next start deletes it. Nothing rests on
+renaming a folder, which buckets don't do at once.
 
 Kept are the newest two, the end of every phase, and the best of every phase by its own metric.
 
@@ -15,21 +15,22 @@ import contextlib
 import errno
 import functools
 import hashlib
+import importlib.util
 import json
 import logging
 import os
 import re
-import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from seqgan_jax.errors import UserError
 from seqgan_jax.files import replace_file
@@ -41,7 +42,7 @@ DAMAGED = "damaged"
 MANIFEST = "manifest.json"
 # Raise it with every change that makes older checkpoints unreadable.
 FORMAT = 1
-_UNFINISHED = ".unfinished"
+BUCKET = "gs://"
 
 
 class Checkpoints:
@@ -52,18 +53,18 @@ class Checkpoints:
 
     Args:
       workdir: the run's directory.
+      elsewhere: see `place`.
       read_only: for programs that don't train: nothing is made, moved or deleted.
 
     Raises:
-      UserError: if there is no checkpoint to read, or one of another format.
+      UserError: if there is no checkpoint to read, or one of another format, or a bucket can't be
+        reached.
     """
 
-    def __init__(self, workdir: Path, *, read_only: bool = False):
+    def __init__(self, workdir: Path, elsewhere: str | None = None, *, read_only: bool = False):
         _quiet_failed_writes()
-        self._folder = Path(workdir).absolute() / FOLDER
+        self._folder = place(workdir, elsewhere)
         self._read_only = read_only
-        if read_only and not self._folder.is_dir():
-            raise UserError(f"{self._folder}: no checkpoints; train this run first")
         self._checkpointer = _checkpointer()
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
@@ -73,16 +74,30 @@ class Checkpoints:
 
     def _read(self) -> None:
         if not self._read_only:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._delete_unfinished()
-        steps = sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
-        if self._read_only and not steps:
-            raise UserError(f"{self._folder}: no checkpoint is complete; train this run first")
-        for step in steps:
+            self._prepare()
+        for path in _entries(self._folder):
+            if not path.name.isdigit():
+                continue
+            step = int(path.name)
             try:
-                self._manifests[step] = _read_manifest(self._folder / str(step))
+                self._manifests[step] = _read_manifest(path)
+            except FileNotFoundError:
+                pass  # another process is writing it
             except _Damaged as damage:
                 self._set_aside(step, damage)
+        if self._read_only and not self._manifests:
+            raise UserError(f"{self._folder}: no checkpoint is complete; train this run first")
+
+    def _prepare(self) -> None:
+        """Makes the folder, which buckets don't need, and deletes what is unfinished."""
+        if not _on_bucket(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        elif reason := _why_unwritable(self._folder):
+            raise UserError(
+                f"{self._folder}: can't be written ({reason}); name a bucket that is there and "
+                "that you may write to"
+            )
+        self._delete_unfinished()
 
     def save(self, state: TrainState, *, phase: str, ended: bool, score: float | None) -> None:
         """Saves in the background; the next save, or `close`, waits for it.
@@ -101,7 +116,7 @@ class Checkpoints:
         manifest = {"format": FORMAT, "phase": phase, "ended": ended, "score": score}
         manifest["leaves"] = _leaves(state)
         with self._told(step):
-            self._checkpointer.save(self._folder / f"{step}{_UNFINISHED}", state)
+            self._checkpointer.save(self._folder / str(step), state)
         self._pending = self._background.submit(self._seal, step, manifest)
 
     def check(self) -> None:
@@ -212,34 +227,30 @@ class Checkpoints:
 
     def _seal(self, step: int, manifest: dict) -> None:
         """Finishes a checkpoint once orbax has written it, and deletes what isn't kept."""
-        unfinished = self._folder / f"{step}{_UNFINISHED}"
+        folder = self._folder / str(step)
         with self._told(step):
             self._checkpointer.wait_until_finished()
             if not processes.is_first():
                 return
-            files = sorted(path for path in unfinished.rglob("*") if path.is_file())
             manifest["files"] = {
-                path.relative_to(unfinished).as_posix(): [path.stat().st_size, _sha256(path)]
-                for path in files
+                path.relative_to(folder).as_posix(): [path.stat().length, _sha256(path)]
+                for path in _files(folder)
             }
             manifest["sha256"] = _sha256_of(manifest)
-            with replace_file(unfinished / MANIFEST) as file:
-                file.write(json.dumps(manifest, indent=1).encode())
-            unfinished.rename(self._folder / str(step))
+            _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
         self._manifests[step] = manifest
         for old in self._manifests.keys() - _kept(self._manifests):
             del self._manifests[old]
-            # Under a name of its own first: a kill must not leave half of it as a checkpoint.
-            dropped = self._folder / f"{old}{_UNFINISHED}"
-            (self._folder / str(old)).rename(dropped)
-            shutil.rmtree(dropped)
+            # The manifest first: a kill must not leave half of it as a checkpoint.
+            (self._folder / str(old) / MANIFEST).unlink()
+            (self._folder / str(old)).rmtree()
 
     @contextlib.contextmanager
     def _told(self, step: int) -> Iterator[None]:
         """Turns the ways in which orbax tells that it can't write into one line."""
         try:
             yield
-        except (OSError, ValueError) as error:
+        except Exception as error:
             reason = _why_unwritable(self._folder) or _reason(error)
             if reason is None:
                 raise
@@ -255,8 +266,12 @@ class Checkpoints:
             ) from error
 
     def _delete_unfinished(self) -> None:
-        for path in self._folder.glob(f"*{_UNFINISHED}*"):
-            shutil.rmtree(path, ignore_errors=True)
+        for path in _entries(self._folder):
+            ours = re.match(r"\d+(\.|$)", path.name)  # orbax adds to the name until it is done
+            if not ours or (path / MANIFEST).exists() or _is_old(path):
+                continue
+            with contextlib.suppress(OSError):
+                path.rmtree()
 
     def _verify(self, step: int) -> None:
         """Compares a checkpoint's files with its manifest, once."""
@@ -265,8 +280,8 @@ class Checkpoints:
         for name, (size, digest) in self._manifests[step]["files"].items():
             path = self._folder / str(step) / name
             with _as_damage(name):
-                if path.stat().st_size != size:
-                    raise _Damaged(f"{name} has {path.stat().st_size:,} bytes, not {size:,}")
+                if (there := path.stat().length) != size:
+                    raise _Damaged(f"{name} has {there:,} bytes, not {size:,}")
                 if _sha256(path) != digest:
                     raise _Damaged(f"{name} has another SHA-256 than when it was saved")
         self._intact.add(step)
@@ -276,13 +291,49 @@ class Checkpoints:
         what = "not used"
         if not self._read_only:
             aside = self._folder / DAMAGED
-            aside.mkdir(exist_ok=True)
             names = (f"{step}", *(f"{step}-{number}" for number in range(2, 1000)))
             to = aside / next(name for name in names if not (aside / name).exists())
-            path.rename(to)
+            if _on_bucket(path):
+                for file in _files(path):
+                    file.copy(to / file.relative_to(path))
+                path.rmtree()
+            else:
+                aside.mkdir(exist_ok=True)
+                path.rename(to)
             what = f"moved to {to}"
         self._manifests.pop(step, None)
         print(f"warning: {path}: damaged ({damage}); {what}", file=sys.stderr)
+
+
+def place(workdir: Path, elsewhere: str | None = None) -> epath.Path:
+    """The folder of a run's checkpoints.
+
+    Args:
+      workdir: the run's directory, which has it by default.
+      elsewhere: `config.checkpoint_folder`, a folder of this run's own: 'gs://BUCKET/FOLDER', or a
+        path.
+
+    Raises:
+      UserError: for a place that can't be reached.
+    """
+    if not elsewhere:
+        return epath.Path(Path(workdir).absolute() / FOLDER)
+    if "://" not in elsewhere:
+        return epath.Path(Path(elsewhere).absolute())
+    option = f"config.checkpoint_folder={elsewhere}"
+    if not re.match(f"{BUCKET}[^/]+/.", elsewhere):
+        raise UserError(f"{option}: not understood; say {BUCKET}BUCKET/FOLDER, or a path")
+    if not importlib.util.find_spec("gcsfs"):
+        raise UserError(f"{option}: needs the package gcsfs; pip install -e '.[bucket]'")
+    # What TensorStore writes is not told to fsspec, which would give an old list of files.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    return epath.Path(elsewhere)
+
+
+def steps_in(folder: epath.Path) -> list[int]:
+    """The steps of the complete checkpoints in a folder."""
+    names = (path.name for path in _entries(folder) if (path / MANIFEST).exists())
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def shapes(state: TrainState) -> TrainState:
@@ -301,15 +352,49 @@ class _Damaged(Exception):
     """What is wrong with a checkpoint's files."""
 
 
+def _on_bucket(path: epath.Path) -> bool:
+    return str(path).startswith(BUCKET)
+
+
+def _entries(folder: epath.Path) -> list[epath.Path]:
+    """What is in a folder; nothing where it isn't there."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except Exception as error:
+        if not _on_bucket(folder):
+            raise
+        raise UserError(
+            f"{folder}: can't be read ({_first_line(error)}); check its name and your credentials"
+        ) from error
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    """All files below a folder."""
+    for path in _entries(folder):
+        yield from _files(path) if path.is_dir() else (path,)
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+    """Writes a file that is there whole or not at all, as every object of a bucket is."""
+    if _on_bucket(path):
+        path.write_bytes(content)
+    else:
+        with replace_file(path) as file:
+            file.write(content)
+
+
 @contextlib.contextmanager
 def _as_damage(name: str) -> Iterator[None]:
     """A file that isn't there or can't be read any more is damage; one that mustn't be isn't."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EIO):
+        gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        if not gone and error.errno != errno.EIO:
             raise
-        raise _Damaged(f"{name}: {error.strerror}") from error
+        raise _Damaged(f"{name}: {error.strerror or 'not there'}") from error
 
 
 def _kept(manifests: Mapping[int, Mapping]) -> set[int]:
@@ -323,19 +408,23 @@ def _kept(manifests: Mapping[int, Mapping]) -> set[int]:
     return {step for _, step in best.values()} | set(sorted(manifests)[-2:]) | ends
 
 
-def _read_manifest(folder: Path) -> dict:
+def _read_manifest(folder: epath.Path) -> dict:
     """What a checkpoint says of itself.
 
     Raises:
+      FileNotFoundError: if it is unfinished.
       UserError: if it is of another format.
     """
-    if not (folder / MANIFEST).exists() and (folder / "default").is_dir():
+    if (folder / MANIFEST).exists():
+        with _as_damage(MANIFEST):
+            content = (folder / MANIFEST).read_bytes()
+    elif _is_old(folder):
         raise UserError(
             f"{folder}: saved by an older version of the program, without checksums; train again "
             "in another --workdir, or use the version that saved it"
         )
-    with _as_damage(MANIFEST):
-        content = (folder / MANIFEST).read_bytes()
+    else:
+        raise FileNotFoundError(folder / MANIFEST)
     try:
         manifest = json.loads(content)
         if manifest["sha256"] != _sha256_of(manifest):
@@ -350,8 +439,13 @@ def _read_manifest(folder: Path) -> dict:
     return manifest
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+def _is_old(folder: epath.Path) -> bool:
+    """Whether it was saved before there were manifests."""
+    return (folder / "default").is_dir()
+
+
+def _sha256(path: epath.Path) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -378,17 +472,27 @@ def _reason(error: Exception) -> str | None:
     return os.strerror(int(number[1])) if number else None
 
 
-def _why_unwritable(folder: Path) -> str | None:
+def _why_unwritable(folder: epath.Path) -> str | None:
     """Why a file can't be written there, or None if it can.
 
     The first error that orbax raises may be about what another failed write has left missing.
     """
+    tried = folder / f".write.{os.getpid()}.tmp"
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(2**20))
+        try:
+            tried.write_bytes(bytes(2**20))
+        finally:
+            tried.unlink(missing_ok=True)
     except OSError as error:
-        return error.strerror
+        gone = isinstance(error, FileNotFoundError)
+        return error.strerror or ("no such bucket" if gone else _first_line(error))
+    except Exception as error:  # of gcsfs
+        return _first_line(error)
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @functools.cache
@@ -399,7 +503,7 @@ def _quiet_failed_writes() -> None:
     traceback because it can't report to the loop any more, or a warning because nobody waits for
     it.
     """
-    for name in ("absl", "asyncio"):
+    for name in ("absl", "asyncio", "gcsfs"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     show = sys.unraisablehook

@@ -2,7 +2,6 @@
 
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from seqgan_jax.training.checkpoint import Checkpoints, shapes
 from seqgan_jax.training.external import Reward
 from seqgan_jax.training.origin import Start
 from seqgan_jax.training.phases import Guard, Phase, parse_rejection
+from seqgan_jax.training.preemption import PreemptionNotice
 from seqgan_jax.training.state import TrainState, path
 from seqgan_jax.training.steps import Steps
 
@@ -117,8 +117,8 @@ class Loop:
         # Only process 0 writes what all share; the others keep their records beside it.
         self._folder = processes.own_folder(workdir)
         self._compile_time = CompileTime()
-        self._stop = threading.Event()
-        self._signal = signal.SIGINT
+        self._signal = 0  # the one that asked to stop
+        self._notice = ""  # the one that said that this machine will go
         self._step_times = StepTimes()
         self._watch = StallWatch(config.logging.stall_seconds)
         self._newest: Evaluation | None = None
@@ -148,11 +148,12 @@ class Loop:
           The final state.
 
         Raises:
-          Interrupted: after an interrupt or a termination signal, once the state is saved.
+          Interrupted: after an interrupt, a termination signal or a notice of preemption, once the
+            state is saved.
           UserError: where training breaks again and again.
         """
         processes.from_first(lambda: remove_leftovers(self.workdir))
-        checkpoints = Checkpoints(self.workdir)
+        checkpoints = Checkpoints(self.workdir, self.config.get("checkpoint_folder"))
         step = checkpoints.latest_step()
         state = self._newest_state(checkpoints, step)
         if step is not None:
@@ -161,7 +162,8 @@ class Loop:
         try:
             while True:
                 try:
-                    with MetricsLog(self._folder, step) as log, self._watch:
+                    notices = PreemptionNotice(self._on_notice)
+                    with MetricsLog(self._folder, step) as log, self._watch, notices:
                         state = self._run_phases(state, checkpoints, log)
                     break
                 except _Diverged as diverged:
@@ -228,11 +230,13 @@ class Loop:
 
     def _on_signal(self, number, frame):
         del frame
-        if self._stop.is_set():  # asked twice: end at once
+        if self._signal:  # asked twice: end at once
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._signal = number
-        self._stop.set()
+
+    def _on_notice(self, name: str) -> None:
+        self._notice = name
 
     def batches(self, phase: Phase, index: int, network: str, start: int) -> Iterator[dict]:
         """A network's batches in a phase, from its number `start` on."""
@@ -324,7 +328,7 @@ class Loop:
             due = due or (bool(warning) and self.guard.stop)
             if network and (phase.first_in_window(done - 1, self.config.logging.every) or due):
                 counted = {f"guard/{n}": told[n] for n in ("skipped", "rollbacks") if told[n]}
-                log.scalars(step, phase.name, scalars | counted | self._step_times.taken())
+                log.scalars(step, phase.name, scalars | counted | self._spent())
             score = None
             if due:
                 self._watch.at(f"phase {phase.name}, evaluation at step {step}")
@@ -345,7 +349,9 @@ class Loop:
             if over and done < phase.steps:
                 reason = warning if warning and self.guard.stop else _enough(phase, state)
                 self.progress.message(f"phase {phase.name} ends at step {done:,}: {reason}")
-            asked = processes.stop_after(step, self._signal if self._stop.is_set() else 0)
+            # A notice is no first signal: the one that may follow must not end the saving.
+            own = self._signal or (signal.SIGTERM if self._notice else 0)
+            asked = processes.stop_after(step, own)
             stopping = bool(asked)
             # A checkpoint amid updates that were skipped would be no good one to go back to.
             regular = due or done % self.config.logging.checkpoint_every == 0
@@ -355,8 +361,9 @@ class Loop:
                 checkpoints.save(state, phase=phase.name, ended=ended, score=score)
             if stopping and not (ended and index == len(self.phases) - 1):
                 profile.stop()
+                why = f"preemption notice ({self._notice}): " if self._notice else ""
                 raise Interrupted(
-                    f"saved at step {step}; the same command goes on from there", asked
+                    f"{why}saved at step {step}; the same command goes on from there", asked
                 )
         profile.stop()
         return state
@@ -480,8 +487,7 @@ class Loop:
             spreads = replicas.spreads(figures)
             values |= {f"spread/{VALIDATION}/{name}": value for name, value in spreads.items()}
         seconds = time.monotonic() - began
-        spent = {f"{VALIDATION}/seconds": seconds, "compile/seconds": self._compile_time.taken()}
-        log.scalars(step, phase.name, values | spent)
+        log.scalars(step, phase.name, values | {f"{VALIDATION}/seconds": seconds} | self._spent())
         if processes.is_first():
             folder = self.workdir / "samples" / f"{step:08d}-{phase.name}"
             drawn = self.task.illustrate(folder, VALIDATION, found.samples, found.attention)
@@ -498,6 +504,11 @@ class Loop:
         if found.distinct < self.guard.distinct:
             warning = f"only {found.distinct:.1%} of the samples differ from each other"
         return self._waited(state, phase, figures), score, warning
+
+    def _spent(self) -> dict[str, float]:
+        """What steps took since this was last asked for, and compiling, where there was any."""
+        compiling = self._compile_time.taken()
+        return self._step_times.taken() | ({"compile/seconds": compiling} if compiling else {})
 
     def newest(self, state: TrainState) -> Evaluation:
         """The evaluation of the state that `run` gave, made if the run had ended before."""

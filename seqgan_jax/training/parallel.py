@@ -46,6 +46,8 @@ class Options:
       mode: 'jit', or 'pmap' for the same step on the axis 'data' alone.
       accumulate: A; the gradient of a batch is summed over A parts of it, one after the other, so
         that the activations of one part are kept at a time.
+      remat: whether layers are computed again for their gradient, so that only what they read is
+        kept; see `models.build`, which tells the networks.
       shard_above: arrays of the state with more entries than this are split over 'data' too; 0 for
         none.
     """
@@ -54,6 +56,7 @@ class Options:
     model: int = 1
     mode: str = "jit"
     accumulate: int = 1
+    remat: bool = False
     shard_above: int = 0
 
 
@@ -351,6 +354,8 @@ class Layout:
           donate: whether the first argument is donated.
         """
         options = {"static_argnames": static} | ({"donate_argnums": 0} if donate else {})
+        if self.options.remat and self.mesh.devices.flat[0].platform == "cpu":
+            options["compiler_options"] = _IN_ORDER
         if self.mesh.size == 1:
             return jax.jit(function, **options)
         if self._pmap and takes[0] == "state" and gives != "state":
@@ -536,6 +541,8 @@ class Layout:
 
 
 _slice = jax.lax.dynamic_slice_in_dim
+# On CPUs XLA begins all that it can at once, and would compute every layer again at the same time.
+_IN_ORDER = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def _path(keys: tuple) -> str:

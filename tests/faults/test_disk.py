@@ -39,7 +39,7 @@ def start(overrides, workdir):
 
 
 def checkpoints(workdir):
-    return {int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()}
+    return {int(p.parent.name) for p in (workdir / "checkpoints").glob("[0-9]*/manifest.json")}
 
 
 def after_a_checkpoint(process, workdir):

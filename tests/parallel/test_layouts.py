@@ -28,6 +28,7 @@ PATIENCE = 600  # seconds until a process is taken to hang
 LAYOUTS = {
     "one": ({"data": 1}, ["draw", "write", "generator", "both"]),
     "two": ({"data": 2}, ["write"]),
+    "four": ({"data": 4, "mode": "pmap"}, ["draw", "generator"]),
     "eight": ({"data": 8, "accumulate": 2, "shard_above": 30}, ["write", "both"]),
     "grid": ({"data": 4, "model": 2}, ["write", "generator"]),
 }
@@ -80,9 +81,16 @@ def test_tokens_are_the_same(found, name):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_tokens_of_an_update_are_the_same_under_pmap(found):
+    """What the generator's next update draws; `write` above is always under jit."""
+    ours, theirs = (found[which]["draw/sample/tokens"] for which in ("four", "one"))
+    assert np.unique(theirs).size > 10
+    np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("eight", "both"), ("grid", "generator"), ("pmap", "generator")],
+    [("four", "generator"), ("eight", "both"), ("grid", "generator"), ("pmap", "generator")],
 )
 def test_updates_are_the_same(found, name, part):
     """To float tolerance for the first round, and over 20 rounds from the same tokens."""

@@ -1,4 +1,4 @@
-"""Two processes train one run: one of them is killed, or never comes."""
+"""Two processes take over a run of one: one of them is killed, or never comes."""
 
 import os
 import runpy
@@ -15,10 +15,13 @@ import pytest
 from seqgan_jax.programs import distributed
 from seqgan_jax.programs.train import train
 from seqgan_jax.reporting.metrics_log import read_metrics
+from seqgan_jax.training import processes
+from seqgan_jax.training.loop import Interrupted
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600  # seconds until a process is taken to hang
 STEPS = 400
+BEGUN = 30
 OPTIONS = {
     "oracle.vocabulary": 12,
     "data.length": 5,
@@ -66,11 +69,21 @@ def single():
     return config.lock()
 
 
-def test_a_process_is_killed_and_the_run_goes_on_on_another_number(tmp_path):
+def test_a_process_is_killed_and_the_run_goes_on_on_another_number(tmp_path, monkeypatch):
+    # One process begins, and is asked to stop after a while.
     workdir, port = tmp_path / "run", free_port()
+    with monkeypatch.context() as patch:
+        asked = lambda step, number: signal.SIGTERM if step == BEGUN else 0
+        patch.setattr(processes, "stop_after", asked)
+        with pytest.raises(Interrupted):
+            train(single(), str(workdir), quiet=True)
+    assert read_metrics(workdir)[-1]["step"] == BEGUN
+
+    # Two go on.
     both = [start(workdir, process, port, patience=60) for process in (0, 1)]
     deadline = time.monotonic() + PATIENCE
-    while not any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
+    first = workdir / "checkpoints" / str(BEGUN) / "manifest.json"
+    while not set(workdir.glob("checkpoints/*/manifest.json")) - {first}:
         for process in both:
             assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline
@@ -94,6 +107,7 @@ def test_a_process_is_killed_and_the_run_goes_on_on_another_number(tmp_path):
     assert others == {"config.json", "metrics.jsonl", "tensorboard"}
     theirs = read_metrics(workdir / "processes" / "1")
     assert {"step/seconds", "input/waiting_seconds_per_second"} <= theirs[-1].keys()
+    assert theirs[0]["step"] == BEGUN + 1
     before = read_metrics(workdir)
     assert 50 <= before[-1]["step"] < STEPS
 

@@ -157,7 +157,7 @@ def test_a_state_of_another_structure_is_refused(saved, change, words):
 
 
 def test_reading_needs_a_checkpoint_and_makes_none(tmp_path):
-    with pytest.raises(UserError, match="no checkpoints; train this run first"):
+    with pytest.raises(UserError, match="no checkpoint is complete; train this run first"):
         Checkpoints(tmp_path, read_only=True)
     assert not list(tmp_path.iterdir())
     (tmp_path / "checkpoints").mkdir()
@@ -190,7 +190,8 @@ def test_any_damage_to_any_file_is_noticed(saved, tmp_path, capsys, damage):
     tried = 0
     for number, name in enumerate(files_of(saved)):
         folder = tmp_path / str(number)
-        if not (saved / name).stat().st_size:
+        unfinished = damage is Path.unlink and name.name == checkpoint.MANIFEST
+        if unfinished or not (saved / name).stat().st_size:
             continue
         shutil.copytree(saved, folder)
         damage(folder / name)
@@ -246,7 +247,7 @@ def test_damaged_ones_that_were_asked_for_by_name(saved, tmp_path, capsys):
 def test_no_intact_checkpoint(saved, tmp_path, capsys):
     shutil.copytree(saved, tmp_path / "run")
     for step in steps_in(saved):
-        (tmp_path / "run" / files_of(saved, step)[-1]).unlink()
+        truncate(tmp_path / "run" / files_of(saved, step)[-1])
     with pytest.raises(UserError, match="no checkpoint is intact; train this run again"):
         Checkpoints(tmp_path / "run", read_only=True).find("last")
     (tmp_path / "run" / "checkpoints" / "damaged" / "80").mkdir(parents=True)
@@ -257,12 +258,12 @@ def test_no_intact_checkpoint(saved, tmp_path, capsys):
 
 
 def test_unfinished_ones_are_deleted(saved, tmp_path):
-    """What is left where a process is killed in a save, or in a deletion."""
+    """What is left where a process is killed in a save, or in a deletion; and by older versions."""
     shutil.copytree(saved, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
-    (folder / "50").rename(folder / "50.unfinished")
-    shutil.copytree(folder / "80", folder / "90.unfinished.orbax-checkpoint-tmp")
-    shutil.copytree(folder / "80", folder / "90.unfinished")
+    (folder / "50" / "manifest.json").unlink()
+    shutil.copytree(folder / "50", folder / "90.orbax-checkpoint-tmp")
+    shutil.copytree(folder / "50", folder / "90.unfinished")
     assert Checkpoints(tmp_path / "run", read_only=True).find("best") == 20
     assert len(list(folder.iterdir())) == 7
     assert Checkpoints(tmp_path / "run").latest_step() == 80
@@ -298,7 +299,7 @@ def test_saving_does_not_wait_for_the_checksums(tmp_path, monkeypatch):
     checkpoints.save(state_of(1), phase="first", ended=False, score=None)
     checkpoints.check()
     assert [p.name.partition(".")[0] for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
-    assert not (tmp_path / "checkpoints" / "1").exists()
+    assert not (tmp_path / "checkpoints" / "1" / checkpoint.MANIFEST).exists()
     go.set()
     assert checkpoints.latest_step() == 1
     checkpoints.close()
@@ -316,7 +317,7 @@ def test_a_kill_before_the_manifest_loses_that_checkpoint_alone(tmp_path, monkey
     checkpoints.save(state_of(30), phase="first", ended=False, score=None)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.close()
-    assert (tmp_path / "checkpoints" / "30.unfinished").is_dir()
+    assert (tmp_path / "checkpoints" / "30").is_dir()
     monkeypatch.undo()
     assert Checkpoints(tmp_path).latest_step() == 20
     assert steps_in(tmp_path) == [10, 20]

@@ -1,5 +1,6 @@
 """A whole run in this process: what it leaves behind, and how it stops and goes on."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -69,6 +70,23 @@ def test_every_step_and_evaluation_is_recorded(finished_run, tiny_config):
         np.testing.assert_allclose(rates, wanted, rtol=1e-5)
 
 
+def test_what_a_run_tells_of_its_steps(finished_run):
+    """TensorBoard gets what `metrics.jsonl` gets, see test_metrics_log; memory where it is told."""
+    rows = read_metrics(finished_run)
+    for network in ("generator", "discriminator"):
+        own = [row for row in rows if f"{network}/gradient_norm" in row]
+        assert any(row[f"{network}/gradient_norm"] > 0 for row in own)
+        timed = [row for row in own if "step/seconds" in row]
+        assert timed
+        for row in timed:
+            assert row["step/seconds"] > 0
+            assert row["step/tokens_per_second"] > 0
+            assert 0 <= row["input/waiting_seconds_per_second"] <= 1
+    # A program compiles at its first step, and that is where it is told of.
+    assert rows[0]["compile/seconds"] > 0
+    assert any("compile/seconds" not in row for row in rows)
+
+
 def test_the_last_evaluation_is_what_is_shown_at_the_end(tiny_config, tmp_path, monkeypatch):
     """Nothing is evaluated twice, and a run that was finished before is evaluated once."""
     order = tiny_config.phases.order
@@ -118,9 +136,11 @@ def test_a_finished_run_says_so_and_trains_no_more(finished_run, tiny_config, ca
 
 @pytest.fixture
 def signal_at(monkeypatch):
-    """Sends this process a signal while a step of a phase is under way."""
+    """Sends this process a signal while a step of a phase is under way; 0: Cloud's notice."""
     update, start = Progress.update, Progress.start_phase
-    plan, now = {}, []
+    plan, now, listening = {}, [], []
+    watch = lambda function: listening.append(function) or contextlib.nullcontext()
+    monkeypatch.setattr(loop_module, "PreemptionNotice", watch)
 
     def started(self, name, *args):
         now[:] = [name]
@@ -128,8 +148,9 @@ def signal_at(monkeypatch):
 
     def updated(self, step, *args):
         if plan.get("at") == (*now, step):
-            signal.raise_signal(plan.pop("signal"))
+            number = plan["signal"]
             plan.clear()
+            signal.raise_signal(number) if number else listening[-1]("preempted")
         return update(self, step, *args)
 
     monkeypatch.setattr(Progress, "start_phase", started)
@@ -150,17 +171,18 @@ def test_interrupted_runs_end_the_same(
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     order = tiny_config.phases.order
     for number, name, step in (
-        (signal.SIGINT, order[0], 1),
-        (signal.SIGTERM, "adversarial", 3),
+        (signal.SIGTERM, order[0], 1),
+        (0, "adversarial", 3),
     ):
         signal_at(number, name, step)
         start_counts.clear()
         with pytest.raises(SystemExit) as stop:
             start.main(lambda: train(tiny_config, str(tmp_path), quiet=True))
-        assert stop.value.code == 128 + number
+        assert stop.value.code == 128 + signal.SIGTERM
         lines = capsys.readouterr().err.splitlines()
         done = sum(tiny_config.phases[n].steps for n in order[: order.index(name)]) + step
-        assert lines == [f"saved at step {done}; the same command goes on from there"]
+        why = "" if number else "preemption notice (preempted): "
+        assert lines == [f"{why}saved at step {done}; the same command goes on from there"]
         assert timeless(tmp_path)[-1]["step"] == done
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
     start_counts.clear()
