@@ -7,7 +7,6 @@ import json
 import runpy
 import shutil
 import signal
-import threading
 from pathlib import Path
 
 import jax
@@ -196,7 +195,7 @@ def test_interrupted_runs_end_the_same(
 
 def test_a_second_signal_ends_the_run_at_once(monkeypatch):
     loop, raised, handlers = Loop.__new__(Loop), [], []  # what a handler needs of it
-    loop._stop = threading.Event()
+    loop._signal = 0
     monkeypatch.setattr(signal, "raise_signal", raised.append)
     monkeypatch.setattr(signal, "signal", lambda *which: handlers.append(which))
     loop._on_signal(signal.SIGINT, None)
