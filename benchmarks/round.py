@@ -13,7 +13,9 @@ at this machine's ceilings, measured in the same run; it is given for `paper`. T
 beside the parts of a round in the other benchmarks.
 """
 
+import sys
 import time
+from pathlib import Path
 
 import ceilings
 import jax
@@ -23,13 +25,16 @@ import numpy as np
 import settings
 from absl import app, flags
 
-from configs import oracle
 from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.core import text_cnn
 from seqgan_jax.models import build
 from seqgan_jax.programs.start import keep_memory
 from seqgan_jax.training import phases
 from seqgan_jax.training.steps import Steps
+
+# Configurations belong to a checkout, not to the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from configs import oracle
 
 FULL = flags.DEFINE_bool("full", False, "Time a whole round too.")
 UPDATES = flags.DEFINE_integer(

@@ -38,6 +38,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -46,13 +47,16 @@ import numpy as np
 from absl import app, flags
 from jax.experimental import topologies
 
-from configs import captions
 from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.models import build
 from seqgan_jax.programs.start import compile_quickly, keep_memory
 from seqgan_jax.training import phases
 from seqgan_jax.training.parallel import Layout, Options
 from seqgan_jax.training.steps import Steps
+
+# Configurations belong to a checkout, not to the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from configs import captions
 
 SETTING = flags.DEFINE_enum(
     "setting", "default", ["default", "large", "smoke"], "Of configs/captions.py."
