@@ -40,8 +40,8 @@ from seqgan_jax.training.loop import Loop
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
-# Written together with the runs that they report.
 WORDS = ("the", "cat", "sat", "on", "mat", "dog", "barked", ".")
+# Written together with the runs that they report.
 LATER = {ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md"}
 
 # The flags of each program. Not by importing them, since all define flags of the same names.

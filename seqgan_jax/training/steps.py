@@ -641,8 +641,8 @@ class Steps:
             terms["guided_attention"] = update.weight("guided_attention", done) * mean
         if has_mle:
             mask = _weights(batch, batch["mask"])
-            mean = mask / jnp.maximum(totals["real"], 1.0)
-            found = _log_likelihood(projected, target, mean, None, mask)
+            share = mask / jnp.maximum(totals["real"], 1.0)
+            found = _log_likelihood(projected, target, share, None, mask)
             terms["mle"] = -update.weight("mle", done) * found.value
         if has_words:
             used = (
