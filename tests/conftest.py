@@ -15,6 +15,7 @@ os.environ.setdefault("SEQGAN_JAX_CACHE", _CACHE.name)
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["SEQGAN_JAX_CACHE"], "compiled")
 )
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Tiny networks take far longer to compile than to run.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"

@@ -444,7 +444,7 @@ def oracle_run(oracle_config, tmp_path_factory):
 def test_the_oracle_trains(oracle_run, oracle_config, capsys):
     train(oracle_config, str(oracle_run))
     text = capsys.readouterr().out
-    for words in ("on 6 held-out sequences", "forward_kl", "pictures: "):
+    for words in ("on 6 held-out sequences", "forward_kl", "report: "):
         assert words in text
     assert "nll_shuffled" not in text
     rows = json.loads((oracle_run / "samples" / "final" / "sequences.json").read_text())
@@ -805,7 +805,7 @@ def test_text_trains_and_shows_temperatures(text_trained):
     shown = text.partition("at temperature 0.5:\n")[2]
     cold, _, warm = shown.partition("sequences that it writes at temperature 1:\n")
     assert len(cold.splitlines()) == 2
-    assert len(warm.partition("pictures: ")[0].splitlines()) == 2
+    assert len(warm.partition("report: ")[0].splitlines()) == 2
     assert "never saw" not in text
     assert len(json.loads((text_run / "samples" / "final" / "texts.json").read_text())) == 2
 

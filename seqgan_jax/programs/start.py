@@ -134,7 +134,7 @@ def compilation_cache() -> None:
     """
     folder = cache_folder() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     show = warnings.showwarning
 
     def heal(message, *details, **more):
@@ -152,5 +152,9 @@ def compile_quickly() -> None:
 
     For programs that run for seconds. Without effect once JAX has begun to compute.
     """
-    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+    given = os.environ.get("XLA_FLAGS", "").split()
+    # Programs are kept by these flags: what is there already is not said again.
+    os.environ["XLA_FLAGS"] = " ".join(given + [flag for flag in _QUICKLY if flag not in given])
+
+
+_QUICKLY = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")

@@ -14,8 +14,7 @@ from seqgan_jax.evaluation.report import table, write_evaluation
 from seqgan_jax.programs.documents import document
 from seqgan_jax.programs.run import Run, trained_elsewhere
 from seqgan_jax.programs.start import compilation_cache
-from seqgan_jax.reporting import html_report, pictures
-from seqgan_jax.reporting.metrics_log import read_metrics
+from seqgan_jax.reporting import html_report
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import phases as schedule
 from seqgan_jax.training import processes, replicas
@@ -57,8 +56,9 @@ def train(
             print(title)
             for sample in samples:
                 print(f"  {run.task.decode(sample.tokens[0])}")
-        files = [folder / f"{name}.png" for name in drawn] + [directory / "curves.png"]
-        print(f"pictures: {', '.join(map(str, files))}")
+        files = [folder / f"{name}.png" for name in drawn]
+        if files:
+            print(f"pictures: {', '.join(map(str, files))}")
         print(f"report: {directory / html_report.FILE_NAME}")
         if profile:
             print(f"traces of {profile} steps a phase: {directory / 'profile'}")
@@ -67,7 +67,6 @@ def train(
 def _write_end(run: Run, folder: Path, found: Evaluation) -> list[str]:
     """Writes what a finished run leaves behind; the names of the pictures of its samples."""
     directory, config = run.workdir, run.config
-    pictures.curves(read_metrics(directory), directory / "curves.png")
     drawn = run.task.illustrate(folder, VALIDATION, found.samples, found.attention)
     write_evaluation(
         directory / "validation.json",

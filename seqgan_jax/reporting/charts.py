@@ -11,8 +11,11 @@ from xml.etree.ElementTree import Element
 
 import matplotlib
 import numpy as np
+from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox, BboxTransform, ScaledTranslation
 
 from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.reporting.pictures import GREY, STYLES, tradeoff_figure
@@ -63,46 +66,62 @@ def curves(
     width, height, left = 3.8, 1.95, 0.55  # inches
     right = 0.15 + 0.1 * (len(series) - 1)
     figure = Figure(figsize=(width, height))
-    plot = figure.add_axes(
-        (left / width, 0.26 / height, 1 - (left + right) / width, 1 - 0.5 / height)
+    lines = [_line(phases, points) for points in series]
+    low, high = _range([*(values for line in lines for values in line[2:])])
+    columns = max(len(phases), 1)
+    # Matplotlib's axes would take most of the time of a page's dozens of charts.
+    place = Bbox.from_bounds(
+        left / width, 0.26 / height, 1 - (left + right) / width, 1 - 0.5 / height
     )
-    for run, (points, style) in enumerate(zip(series, itertools.cycle(STYLES))):
-        x, y, low, high = _line(phases, points)
+    data = BboxTransform(Bbox.from_extents(0, low, columns, high), place) + figure.transFigure
+    by_column = BboxTransform(Bbox.from_extents(0, 0, columns, 1), place) + figure.transFigure
+    for run, ((x, y, least, most), style) in enumerate(zip(lines, itertools.cycle(STYLES))):
         if not x:
             continue
         few = len(x) <= 30
-        plot.plot(
-            x, y, linewidth=1.3, color=style["color"], clip_on=False, markersize=3,
-            linestyle=style["linestyle"], marker=style["marker"] if few or run else None,
-            markevery=None if few else max(len(x) // 8, 1),
-        )  # fmt: skip
-        if low != high:
-            plot.fill_between(
-                x, low, high, color=style["color"], alpha=0.2, linewidth=0, clip_on=False
+        figure.add_artist(
+            Line2D(
+                x, y, linewidth=1.3, color=style["color"], markersize=3, transform=data,
+                linestyle=style["linestyle"], marker=style["marker"] if few or run else None,
+                markevery=None if few else max(len(x) // 8, 1),
             )
+        )  # fmt: skip
+        if least != most:
+            figure.add_artist(
+                FillBetweenPolyCollection(
+                    "x", *map(np.asarray, (x, least, most)), color=style["color"], alpha=0.2,
+                    linewidth=0, transform=data,
+                )
+            )  # fmt: skip
         if len(series) > 1:
             end = max(k for k, value in enumerate(y) if k == 0 or not math.isnan(value))
-            plot.annotate(
-                chr(ord("A") + run), (x[end], y[end]), xytext=(3 + 7 * run, 0), fontsize=8,
-                va="center", textcoords="offset points", color=style["color"],
-                annotation_clip=False,
+            aside = ScaledTranslation((3 + 7 * run) / 72, 0, figure.dpi_scale_trans)
+            figure.text(
+                x[end], y[end], chr(ord("A") + run), fontsize=8, va="center",
+                color=style["color"], transform=data + aside,
             )  # fmt: skip
-    room = (width - left - right) / max(len(phases), 1)
+    room = (width - left - right) / columns
     whole = all(0.065 * len(f"{phase.number} {phase.name}") < room for phase in phases)
+    grey = {"color": GREY, "linewidth": 0.8, "transform": by_column}
     for k, phase in enumerate(phases):
         if k:
-            plot.axvline(k, color=GREY, linewidth=0.8, linestyle=(0, (3, 3)), clip_on=False)
+            figure.add_artist(Line2D([k, k], [0, 1], linestyle=(0, (3, 3)), **grey))
         label = f"{phase.number} {phase.name}" if whole else str(phase.number)
-        plot.text(k + 0.5, 1.03, label, ha="center", va="bottom", fontsize=7, color=GREY,
-                  transform=plot.get_xaxis_transform())  # fmt: skip
-    plot.set_xlim(0, max(len(phases), 1))
-    plot.xaxis.set_major_locator(FixedLocator(range(len(phases) + 1)))
+        figure.text(k + 0.5, 1.03, label, ha="center", va="bottom", fontsize=7, color=GREY,
+                    transform=by_column)  # fmt: skip
+    figure.add_artist(
+        Line2D([0, 0, columns], [1, 0, 0], linewidth=0.8, color="black", transform=by_column)
+    )
+    below = by_column + ScaledTranslation(0, -3.5 / 72, figure.dpi_scale_trans)
     firsts = [phase.first for phase in phases[:1]]
-    plot.set_xticklabels([_short(step) for step in [*firsts, *(phase.last for phase in phases)]])
-    plot.yaxis.set_major_locator(MaxNLocator(4))
-    plot.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
-    plot.tick_params(labelsize=7.5, length=0)
-    plot.spines[["top", "right"]].set_visible(False)
+    for k, step in enumerate([*firsts, *(phase.last for phase in phases)]):
+        figure.text(k, 0, _short(step), ha="center", va="top", fontsize=7.5, transform=below)
+    beside = data + ScaledTranslation(-3.5 / 72, 0, figure.dpi_scale_trans)
+    for tick in MaxNLocator(4).tick_values(low, high):
+        if low <= tick <= high:
+            figure.text(
+                0, tick, f"{tick:.4g}", ha="right", va="center", fontsize=7.5, transform=beside
+            )
     return _svg(figure, key, _description(name, series))
 
 
@@ -152,6 +171,14 @@ def _line(
             for line, value in zip(lines, (place, *row), strict=True):
                 line.append(float(value))
     return lines
+
+
+def _range(values: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The lower and upper end of the vertical axis, with a margin."""
+    finite = [value for line in values for value in line if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    margin = 0.05 * (high - low or abs(low) or 1.0)
+    return low - margin, high + margin
 
 
 def _short(step: int) -> str:

@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -184,85 +183,6 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
     light = Image.fromarray(light).resize(size, Image.Resampling.BILINEAR)
     a = np.asarray(light, np.float64)[..., None]
     return np.clip((1 - a) * 0.3 * pixels + a * (0.8 * pixels + 51), 0, 255).astype(np.uint8)
-
-
-def curves(records: Sequence[Mapping], path: str | os.PathLike, *, columns: int = 3) -> np.ndarray:
-    """Writes one panel per metric over the run's steps, phases marked by bands and numbers.
-
-    Args:
-      records: those of `metrics_log.read_metrics`; wall-clock values are left out, a value of
-        None is a gap.
-      path: the PNG to write.
-      columns: panels in a row.
-
-    Returns:
-      The sheet, uint8 [H, W, 3].
-
-    Raises:
-      UserError: the file can't be written.
-    """
-    series: dict[str, list[tuple[int, float]]] = {}
-    phases: dict[str, tuple[int, int]] = {}  # name: first and last step
-    last_phase: dict[str, int] = {}  # number of the phase of each metric's last point
-    for record in records:
-        step, phase = record["step"], record["phase"]
-        phases[phase] = (phases.get(phase, (step, step))[0], step)
-        for name, value in record.items():
-            if name not in ("step", "phase", "seconds") and not name.endswith("_per_second"):
-                points = series.setdefault(name, [])
-                if points and last_phase[name] < len(phases) - 1:
-                    points.append((step, math.nan))  # a phase without it: no line across
-                last_phase[name] = len(phases)
-                points.append((step, math.nan if value is None else value))
-    bounds = [first for first, _ in phases.values()] + [s for _, s in list(phases.values())[-1:]]
-
-    panel_width, panel_height, margin = 3.5, 2.1, 0.3  # inches
-    left_room, axis_room = 0.75, 0.45
-    titles = {name: _wrap(_printable(name), 10.0, panel_width) for name in series}
-    title_room = 0.25 + max(map(len, titles.values()), default=1) * _height(10.0)
-    columns = max(1, min(columns, len(series)))
-    rows = math.ceil(len(series) / columns)
-    width = 2 * margin + columns * (left_room + panel_width)
-    legend = "   ".join(f"{k} {_printable(name)}" for k, name in enumerate(phases, start=1))
-    legend = f"phases: {legend}" if series else "nothing has been logged yet"
-    lines = _wrap(legend, 10.0, width - 2 * margin)
-    head = margin + len(lines) * _height(10.0) + 0.1
-    height = head + rows * (title_room + panel_height + axis_room) + margin
-    figure = Figure(figsize=(width, height), dpi=_DPI)
-    for k, line in enumerate(lines):
-        _text(figure, margin, margin + k * _height(10.0), line, 10.0)
-    for i, (name, points) in enumerate(series.items()):
-        left = margin + (i % columns) * (left_room + panel_width) + left_room
-        top = head + (i // columns) * (title_room + panel_height + axis_room) + title_room
-        axes = _axes(figure, left, top, panel_width - 0.1, panel_height)
-        for k, line in enumerate(reversed(titles[name]), start=1):
-            _text(figure, left, top - 0.2 - k * _height(10.0), line, 10.0)
-        for k, (first, last) in enumerate(itertools.pairwise(bounds)):
-            axes.axvspan(first, last, color="#eaeef2" if k % 2 else "white", linewidth=0)
-            if k:
-                axes.axvline(first, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
-            axes.text((first + last) / 2, 1.01, str(k + 1), ha="center", va="bottom",
-                      transform=axes.get_xaxis_transform(), fontsize=7.5, color=GREY)  # fmt: skip
-        # A line alone would hide a value between two gaps, and a metric measured once.
-        steps, values = zip(*points, strict=True)
-        marker = "o" if len(points) <= 60 else None
-        axes.plot(
-            steps,
-            values,
-            color="#0b5cad",
-            linewidth=1.3,
-            marker=marker,
-            markersize=3,
-            clip_on=False,
-        )
-        axes.set_xlim(bounds[0], max(bounds[-1], bounds[0] + 1))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.5g}")
-        axes.tick_params(labelsize=8)
-        axes.set_xlabel("step", fontsize=8, labelpad=1)
-        axes.spines[["top", "right"]].set_visible(False)
-    return _save(figure, path)
 
 
 def tradeoff(

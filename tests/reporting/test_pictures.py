@@ -123,33 +123,6 @@ def test_attention_sheet_lights_each_words_place_in_its_panel(tmp_path):
         pictures.attention_sheet(image, ["a", "b"], weights[:1], (3, 3), path)
 
 
-def test_curves_follow_the_values_and_stop_where_there_are_none(tmp_path):
-    records = [{"step": s, "phase": "one", "rise": float(s), "seconds": 1.0} for s in range(100)]
-    records += [{"step": s, "phase": "$two$", "other": 1.0} for s in range(100, 200)]
-    records += [{"step": s, "phase": "three", "rise": float(s)} for s in range(200, 300)]
-    for record in records[40:60]:
-        record["rise"] = None
-    sheet = pictures.curves(records, tmp_path / "curves.png", columns=1)
-    np.testing.assert_array_equal(read(tmp_path / "curves.png"), sheet)
-    blue = (abs(sheet.astype(int) - (0x0B, 0x5C, 0xAD)) < 60).all(-1)
-    blue[len(sheet) // 2 :] = False  # the first of two panels
-    top, bottom, left, right = box(blue)
-    share = (np.nonzero(blue.any(0))[0] - left) / (right - left) * 300
-    for first, last, drawn in ((5, 35, True), (45, 55, False), (65, 95, True), (105, 195, False)):
-        assert ((share > first) & (share < last)).any() == drawn
-    rows, columns = np.nonzero(blue)
-    line = bottom - (columns - left) / (right - left) * (bottom - top)
-    assert abs(rows - line).max() < 4
-    one = pictures.curves(records[:100], tmp_path / "one.png", columns=1)
-    assert len(one) < len(sheet)
-
-
-def test_curves_of_little_or_nothing(tmp_path):
-    for records in ([], [{"step": 0, "phase": "p"}], [{"step": 0, "phase": "p", "x": None}],
-                    [{"step": 0, "phase": "p", "x": 1.0}]):  # fmt: skip
-        assert (pictures.curves(records, tmp_path / "c.png") < 128).any()
-
-
 def points(shift):
     """A line from lower left to upper right over the temperatures 0.5, 1 and 1.5."""
     return [
