@@ -87,7 +87,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         "calibrate",
     )
     config.phases.pretrain_generator = phase(
-        steps=2000,
+        steps=1500,
         evaluate_every=250,
         select="nll",
         generator=generator_update(learning_rate=3e-3, warmup=100, decay=1.0, mle=1.0),

@@ -4,6 +4,7 @@ The environment is set before anything imports JAX, and reaches the processes th
 """
 
 import functools
+import gc
 import os
 import runpy
 import tempfile
@@ -23,6 +24,9 @@ os.environ.setdefault(
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+# What JAX keeps of traced programs is much to look through, and none of it is garbage.
+gc.set_threshold(100_000, 50, 100)
 
 ROOT = Path(__file__).parents[1]
 WORDS = ("a", "red", "green", "dog", "cat", "runs", "sits")
