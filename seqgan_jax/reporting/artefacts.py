@@ -143,7 +143,8 @@ def tables(
     """What JSON files of one name say of the same samples at every stage, side by side.
 
     A file is a list of objects, one for each sample. Fields that all stages agree on say what the
-    sample is; the others, and measured ones, are what was made of it.
+    sample is; the others, and measured ones, are what was made of it. Lists are left out where
+    there is text: they are its tokens, and what was measured of each.
 
     Args:
       stages: folders by title, oldest first.
@@ -158,7 +159,11 @@ def tables(
         if not rows:
             continue
         count = max(map(len, rows.values()))
-        keys = list(dict.fromkeys(k for listed in rows.values() for row in listed for k in row))
+        values = [item for listed in rows.values() for row in listed for item in row.items()]
+        keys = list(dict.fromkeys(key for key, _ in values))
+        if any(isinstance(value, str) for _, value in values):
+            lists = {key for key, value in values if isinstance(value, list)}
+            keys = [key for key in keys if key not in lists]
         common = [key for key in keys if len(rows) > 1 and _agreed(key, rows.values())]
         own = [key for key in keys if key not in common]
         samples = [_sample(i, of, rows, common, own) for i in range(count)]
