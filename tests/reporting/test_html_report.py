@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import sweep
 from seqgan_jax.evaluation.report import Metric, write_evaluation
-from seqgan_jax.reporting import __main__, html_report, record
+from seqgan_jax.reporting import __main__, charts, html_report, record
 from seqgan_jax.reporting.metrics_log import MetricsLog
 
 EVIL = "<script>alert(1)</script> \"quoted\" & 'more' </td></table>\x00\x0b\ud800 $x$ ‮ 猫"
@@ -182,6 +182,22 @@ def test_curves_show_every_value_and_the_phases(page):
     assert max(line.count("L") for line in lines) == 49
     text = words(chart(page, "validation/odd"))
     assert "nan" not in text.lower()
+
+
+def test_a_line_lies_where_its_values_are_and_stops_where_there_are_none():
+    values = [(step, math.nan if 40 <= step < 60 else float(step)) for step in range(1, 101)]
+    drawn = charts.curves("x", [charts.Phase(1, "one", 1, 100)], [{"one": values}], "x")
+    styled = [node for node in drawn.iter() if "series-0" in (node.get("style") or "")]
+    (line,) = (node.get("d") for node in styled if node.get("d"))
+    assert line.count("M") == 2
+    y = np.array(re.findall(r"[ML] \S+ (\S+)", line), float)
+    texts = {words(node): node for node in drawn.iter() if str(node.tag).endswith("text")}
+    low, high = (float(texts[number].get("y")) for number in ("30", "90"))
+    known = np.array([value for _, value in values if not math.isnan(value)])
+    wanted = low + (known - 30) * (high - low) / 60
+    # A number stands beside its value, its baseline a little lower.
+    assert 0 < low - y[29] < 5
+    np.testing.assert_allclose(y - y[29], wanted - low, atol=0.2)
 
 
 def test_quality_against_diversity(page):
