@@ -193,8 +193,10 @@ def _smoke(config):
 
 
 def _long(config):
-    """More data of the same kind, and more time for it."""
-    config.data.train_size = 12_000
+    """More data of the same kind, more codes, and more time for it."""
+    config.data.train_size = 24_000
+    config.codec.update(size=512, fitted=3000)
+    config.encoder.dropout = config.generator.dropout = 0.1
     config.phases.pretrain_generator.update(steps=20_000, evaluate_every=4000)
     config.phases.pretrain_discriminator.steps = 300
     config.phases.adversarial.update(steps=400, evaluate_every=100)
