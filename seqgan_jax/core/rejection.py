@@ -40,7 +40,7 @@ class Calibration(NamedTuple):
 
 def uncalibrated() -> Calibration:
     """The logit as it is, and nothing known of its maximum."""
-    return Calibration(jnp.ones(()), jnp.zeros(()), jnp.full((), jnp.inf), jnp.zeros(()))
+    return Calibration(*map(jnp.float32, (1.0, 0.0, jnp.inf, 0.0)))
 
 
 def acceptance_logit(logits: chex.Array, calibration: Calibration) -> chex.Array:

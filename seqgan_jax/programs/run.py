@@ -30,6 +30,10 @@ from seqgan_jax.training.steps import Steps
 _MAY_CHANGE = ("logging.", "evaluation.", "guard.", "parallel.")
 _MAY_CHANGE_IN_PHASES = ("steps", "evaluate_every")
 
+# What a process has traced and compiled serves its later runs of equal networks and phases.
+_layout = functools.cache(parallel.Layout)
+_steps = functools.lru_cache(maxsize=8)(Steps)
+
 
 class Run:
     """A run's directory with all that its configuration says: data, networks, steps.
@@ -60,7 +64,7 @@ class Run:
             compile_quickly()
         # Programs that don't train use what devices there are, whatever trained the run.
         shared = {} if config is None else self.config.get("parallel", {})
-        layout = parallel.Layout(parallel.parse(shared))
+        layout = _layout(parallel.parse(shared))
         self.phases = schedule.parse(self.config.phases, trained_elsewhere(self.config))
         guard = schedule.parse_guard(self.config.get("guard", {}))
         self.rejection = schedule.parse_rejection(self.config.get("rejection", {}))
@@ -77,7 +81,7 @@ class Run:
             for phase in self.phases:
                 for network in phase.networks if phase.steps else ():
                     layout.check(phase.name, phase.sources(network))
-        self.steps = Steps(
+        self.steps = _steps(
             build.generator(self.config, self.task.codec.vocabulary, self.task.source_vocabulary),
             build.discriminator(
                 self.config, self.task.codec.vocabulary, self.task.source_vocabulary

@@ -29,7 +29,6 @@ from seqgan_jax.training import phases
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
 from seqgan_jax.training.loop import Interrupted, Loop
 from seqgan_jax.training.phases import Stop
-from seqgan_jax.training.steps import Steps
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,11 +119,12 @@ def test_ends_of_phases_and_pictures_are_kept(finished_run, tiny_config):
     assert not list(finished_run.rglob("*tmp*"))
 
 
-def test_a_finished_run_says_so_and_trains_no_more(finished_run, tiny_config, capsys, monkeypatch):
+def test_a_finished_run_says_so_and_trains_no_more(finished, tiny_config, capsys, monkeypatch):
     def no_step(*args, **kwargs):
         raise AssertionError("trained")
 
-    monkeypatch.setattr(Steps, "_train_step", no_step)
+    finished_run, run = finished
+    monkeypatch.setattr(run.steps, "train_step", no_step)  # which runs of one process share
     before, files = timeless(finished_run), sorted((finished_run / "checkpoints").iterdir())
     train(tiny_config, str(finished_run))
     assert "this run is finished" in capsys.readouterr().out
@@ -214,7 +214,10 @@ def test_a_signal_at_the_last_step_ends_the_run(tiny_config, capsys, signal_at, 
 
 
 def test_steps_compile_once_in_a_run(finished):
-    """Nothing that the loop does between steps makes them compile again."""
+    """Nothing that the loop does between steps makes them compile again, nor do later runs.
+
+    The interrupted ones went on from checkpoints, whose arrays must be as those of a new state.
+    """
     _, run = finished
     programs = {(phase.step_of(n), n) for phase in run.phases for n in phase.networks}
     assert run.steps.train_step._cache_size() == len(programs)
