@@ -203,15 +203,15 @@ def _long(config):
 
 
 def _fsdd(config):
-    """Single digits by six people: two levels of codes, since their voices differ more."""
+    """Single digits by six people: shorter groups of frames, since their voices differ more."""
     config.data.update(source="fsdd", sample_rate=8000)
-    config.codec.update(levels=2, hop=128, window=512, bands=48, fmax=4000.0, fitted=3000)
+    config.codec.update(size=512, group=2, hop=128, window=512, bands=48, fmax=4000.0, fitted=3000)
     config.codec.update(max_length=40, max_source_length=8)
-    config.recogniser.update(size=3000, steps=1000)
+    config.recogniser.update(size=3000, steps=2000)
     for network in (config.encoder, config.generator):
-        network.dropout = 0.2
-    config.phases.pretrain_generator.steps = 4000
-    # Two codes make one group of frames.
+        network.dropout = 0.3
+    config.phases.pretrain_generator.update(steps=2500, evaluate_every=500)
+    # A code is 32 ms.
     for name in ("adversarial", "finetune"):
         config.phases[name].generator.rollout_every = 4
 
