@@ -90,10 +90,14 @@ def tiny(overrides):
 
 @pytest.fixture(scope="session")
 def finished(overrides, tmp_path_factory):
-    """A run that nothing interrupted: its directory, and the run itself."""
-    from seqgan_jax.programs.run import Run
+    """A run that nothing interrupted: its directory, and the run itself.
+
+    `compiled` of the run is how many programs of its steps and of its evaluations it made.
+    """
+    from seqgan_jax.programs.run import Run, _steps
     from seqgan_jax.programs.train import train
 
+    _steps.cache_clear()  # what it compiles is its own
     runs = []
 
     class Kept(Run):
@@ -105,7 +109,9 @@ def finished(overrides, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seqgan_jax.programs.train.Run", Kept)
         train(tiny(overrides), str(workdir), quiet=True)
-    return workdir, runs[0]
+    (run,) = runs
+    run.compiled = [f._cache_size() for f in (run.steps.train_step, run.steps.likelihood)]
+    return workdir, run
 
 
 @pytest.fixture(scope="session")
