@@ -14,6 +14,7 @@ The setting `oracle` is an oracle of 200 tokens and 16 units that writes sequenc
 import json
 import math
 import runpy
+import sys
 from pathlib import Path
 
 from absl import app, flags
@@ -24,6 +25,8 @@ from seqgan_jax.programs.start import keep_memory
 from seqgan_jax.programs.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+# They belong to a checkout, not to the package, and import one another.
+sys.path.insert(0, str(CONFIGS.parent))
 SETTING = flags.DEFINE_enum("setting", "oracle", ["oracle", "scenes"], "What is trained on.")
 ROWS_CHOSEN = flags.DEFINE_list("rows", [], "Which rows; all by default. The default is needed.")
 FOLDER = flags.DEFINE_string("folder", "runs/ablation", "Where the runs live.")

@@ -14,6 +14,7 @@ much as they can.
 
 import functools
 import runpy
+import sys
 from pathlib import Path
 
 import ceilings
@@ -26,6 +27,9 @@ from seqgan_jax.models import build
 from seqgan_jax.programs.start import keep_memory
 from seqgan_jax.training import fit, phases
 from seqgan_jax.training.steps import Steps
+
+# Configurations belong to a checkout, not to the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 VARIANT = flags.DEFINE_string("variant", "default", "The variant of configs/speech.py.")
 PHRASES = flags.DEFINE_list("phrases", ["1", "64"], "How many are said at once.")

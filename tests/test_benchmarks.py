@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -118,3 +119,10 @@ def test_text(monkeypatch, capsys):
     ]
     assert all(line["figure"] > 0 for line in lines)
     assert lines[-1]["configuration"]["lines"] == 5000
+
+
+@pytest.mark.parametrize("name", ["ablation", "speech"])
+def test_configurations_are_found_from_any_folder(name, tmp_path):
+    """As `python benchmarks/NAME.py` has it: its own folder is on the path, the checkout isn't."""
+    code = f"import sys; sys.path[0] = {str(FOLDER)!r}; import {name}, configs.captions"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=300)
