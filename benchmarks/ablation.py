@@ -13,7 +13,6 @@ The setting `oracle` is an oracle of 200 tokens and 16 units that writes sequenc
 
 import json
 import math
-import runpy
 import sys
 from pathlib import Path
 
@@ -24,9 +23,10 @@ from seqgan_jax.programs.evaluate import evaluate
 from seqgan_jax.programs.start import keep_memory
 from seqgan_jax.programs.train import train
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-# They belong to a checkout, not to the package, and import one another.
-sys.path.insert(0, str(CONFIGS.parent))
+# Configurations belong to a checkout, not to the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from configs import captions, oracle
+
 SETTING = flags.DEFINE_enum("setting", "oracle", ["oracle", "scenes"], "What is trained on.")
 ROWS_CHOSEN = flags.DEFINE_list("rows", [], "Which rows; all by default. The default is needed.")
 FOLDER = flags.DEFINE_string("folder", "runs/ablation", "Where the runs live.")
@@ -76,8 +76,7 @@ SHOWN = {
 
 def base(setting):
     """The configuration that a row changes."""
-    name = {"oracle": "oracle", "scenes": "captions"}[setting]
-    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    config = {"oracle": oracle, "scenes": captions}[setting].get_config()
     config.seeds = SEEDS.value
     if setting == "oracle":
         config.oracle.update(vocabulary=200, size=16)

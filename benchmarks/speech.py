@@ -13,7 +13,6 @@ much as they can.
 """
 
 import functools
-import runpy
 import sys
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from seqgan_jax.training.steps import Steps
 
 # Configurations belong to a checkout, not to the package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from configs import speech
 
 VARIANT = flags.DEFINE_string("variant", "default", "The variant of configs/speech.py.")
 PHRASES = flags.DEFINE_list("phrases", ["1", "64"], "How many are said at once.")
@@ -42,8 +42,7 @@ CALLS = flags.DEFINE_integer("calls", 5, "Calls timed of each.")
 def main(argv):
     del argv
     keep_memory()
-    path = Path(__file__).parents[1] / "configs" / "speech.py"
-    config = runpy.run_path(str(path))["get_config"](VARIANT.value)
+    config = speech.get_config(VARIANT.value)
     length = TOKENS.value or config.codec.max_length
     codec = noise_codec(config)
     networks = [
