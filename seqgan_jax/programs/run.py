@@ -109,15 +109,17 @@ class Run:
         if config is not None and any(phase.frozen for phase in self.phases):
             schedule.check_frozen(self.phases, self.loop.parameters())
         if config is not None and config.get("init_from"):
-            self.loop.start = functools.cache(lambda: self._start(config))
+            self.loop.start = functools.cache(lambda: self._starts(config))
             if not steps_in(place(workdir, config.get("checkpoint_folder"))):
                 self.loop.start()
         if config is not None:
             # Last, so that a directory is not taken by a configuration that was refused.
             processes.from_first(lambda: _write_config(workdir, config))
 
-    def _start(self, config: ml_collections.ConfigDict) -> Start:
-        """How the networks start with another run's parameters.
+    def _starts(self, config: ml_collections.ConfigDict) -> list[Start]:
+        """How the networks of each replica start with another run's parameters.
+
+        A replica starts with that of the same number there, and all with the only one there is.
 
         Raises:
           UserError: where there is no such run, or it doesn't fit.
@@ -129,34 +131,40 @@ class Run:
             )
         try:
             other = Run(where, None, self.progress)
-            state = other.restore(config.init_checkpoint)
+            seeds, theirs = self.steps.replicas, other.steps.replicas
+            if 1 < theirs < seeds:
+                raise UserError(f"it has {theirs} seeds; set config.seeds to at most as many")
+            states = [other.restore(config.init_checkpoint, r % theirs) for r in range(seeds)]
         except UserError as error:
             # What it says of an option, such as --checkpoint, is of opening a run by itself.
             raise UserError(f"config.init_from={where}: {error}") from error
-        done = [phase for phase in other.phases[: int(state.phase)] if phase.steps]
-        done += [other.phases[int(state.phase)]] * (int(state.phase_step) > 0)
-        networks = {
-            name: jax.device_get(getattr(state, name).params)
-            for name in ("generator", "discriminator")
-            if any(name in phase.networks for phase in done)
-        }
-        if not networks:
+        place = states[0]
+        done = [phase for phase in other.phases[: int(place.phase)] if phase.steps]
+        done += [other.phases[int(place.phase)]] * (int(place.phase_step) > 0)
+        known = {name for phase in done for name in phase.networks}
+        trained = [name for name in schedule.NETWORKS if name in known]
+        if not trained:
             raise UserError(f"config.init_from={where}: nothing is trained there; train it first")
+        schedule.check_order(self.phases, trained)
         generator = self.steps.generator
-        start = Start(
-            Origin(str(where), networks, _tokens(other), other.steps.generator.noise_size),
-            _tokens(self),
-            generator.noise_size,
-            generator.noise_layers,
-            config.init_partial,
-        )
-        left = start.check(
+        starts = []
+        for state in states:
+            networks = {name: jax.device_get(getattr(state, name).params) for name in trained}
+            start = Start(
+                Origin(str(where), networks, _tokens(other), other.steps.generator.noise_size),
+                _tokens(self),
+                generator.noise_size,
+                generator.noise_layers,
+                config.init_partial,
+            )
+            starts.append(start)
+        left = starts[0].check(
             jax.eval_shape(lambda: self.steps.init(config.seed, self.task.template()))
         )
         told = f"; {len(left)} parameters are new, {left[0]} the first" if left else ""
-        names = " and ".join(networks)
-        self.progress.message(f"starting with the {names} of {where}, step {state.step}{told}")
-        return start
+        names = " and ".join(trained)
+        self.progress.message(f"starting with the {names} of {where}, step {place.step}{told}")
+        return starts
 
     def _load_task(self) -> tasks.Task:
         """The task; process 0 makes what all share, the others then read copies of it."""
@@ -208,8 +216,11 @@ class Run:
 
 
 def trained_elsewhere(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """The networks that a run starts with as another has trained them, for sure."""
-    return ("generator",) if config.get("init_from") else ()
+    """The networks that a run may start with as another has trained them.
+
+    Which those are is checked when the other is read, once, before the first step.
+    """
+    return schedule.NETWORKS if config.get("init_from") else ()
 
 
 def _tokens(run: Run) -> Tokens:

@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,7 +88,7 @@ class Loop:
       reward: what is mixed with the discriminator's rewards; or None.
 
     Attributes:
-      start: gives what a new run's networks start with; None where that is nothing.
+      start: gives what each replica's networks start with; None where that is nothing.
     """
 
     def __init__(
@@ -122,14 +122,14 @@ class Loop:
         self._step_times = StepTimes()
         self._watch = StallWatch(config.logging.stall_seconds)
         self._newest: Evaluation | None = None
-        self.start: Callable[[], Start] | None = None
+        self.start: Callable[[], Sequence[Start]] | None = None
 
-    def initial_state(self, start: Start | None = None) -> TrainState:
+    def initial_state(self, starts: Sequence[Start] | None = None) -> TrainState:
         """A new run's state."""
         template = self.task.template()
         states = [self.steps.init(seed, template) for seed in self._seeds]
-        if start:
-            states = [start(state) for state in states]
+        if starts:
+            states = [start(state) for start, state in zip(starts, states, strict=True)]
         return self.layout.place(replicas.stack(states))
 
     def parameters(self) -> list[str]:

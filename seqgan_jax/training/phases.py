@@ -12,6 +12,7 @@ import optax
 from seqgan_jax.core.rewards import NORMALISATIONS, REWARDS
 from seqgan_jax.errors import UserError
 
+NETWORKS = ("generator", "discriminator")
 BASELINES = ("position", "prefix", "group")
 ESTIMATORS = ("rollout", "dense", "terminal", "actions")
 FREEZES = ("none", "discriminator", "generator", "alternate", "both")
@@ -276,7 +277,7 @@ class Phase:
     @property
     def networks(self) -> tuple[str, ...]:
         """The networks that it updates."""
-        return tuple(name for name in ("generator", "discriminator") if getattr(self, name))
+        return tuple(name for name in NETWORKS if getattr(self, name))
 
     @property
     def cycle(self) -> int:
@@ -388,7 +389,7 @@ def parse(config: ml_collections.ConfigDict, trained: Sequence[str] = ()) -> tup
         if phase.discriminator:
             _check_discriminator(phase, f"{where}.discriminator")
         phases.append(phase)
-    _check_order(phases, trained)
+    check_order(phases, trained)
     return tuple(phases)
 
 
@@ -483,7 +484,7 @@ def _with_freeze(phase: Phase, where: str) -> Phase:
     if freeze == "none":
         return phase
     trained = {"discriminator": ("generator",), "generator": ("discriminator",)}
-    for network in trained.get(freeze, ("generator", "discriminator")):
+    for network in trained.get(freeze, NETWORKS):
         if not getattr(phase, network):
             raise UserError(
                 f"{where}.freeze: '{freeze}' leaves the {network} to be trained, which has no "
@@ -635,15 +636,23 @@ def _check_discriminator(phase: Phase, where: str) -> None:
         )
 
 
-def _check_order(phases: Sequence[Phase], given: Sequence[str]) -> None:
-    """Refuses what needs that an earlier phase has trained something, where none has."""
+def check_order(phases: Sequence[Phase], given: Sequence[str]) -> None:
+    """Refuses what needs that an earlier phase has trained something, where none has.
+
+    Args:
+      phases: the schedule.
+      given: the networks that the first phase starts with as another run has trained them.
+
+    Raises:
+      UserError: names the phase and the option.
+    """
     trained = set(given)
     done: list[str] = []
     for phase in phases:
         if not phase.steps:
             continue
         where = f"config.phases.{phase.name}"
-        missing = [name for name in ("generator", "discriminator") if name not in trained]
+        missing = [name for name in NETWORKS if name not in trained]
         if phase.freeze != "none" and missing:
             raise UserError(
                 f"{where}.freeze: '{phase.freeze}' is for networks that are trained, and no phase "

@@ -69,6 +69,41 @@ def test_a_replica_is_the_run_of_its_seed(runs):
         assert any(unlike(a, b) for a, b in zip(*pair, strict=True))
 
 
+def from_run(origin, workdir, seeds, which="last", **adversarial):
+    """A run of the phase `adversarial` alone that would begin with the networks of another."""
+    chosen = config(9, seeds).copy_and_resolve_references()
+    chosen.unlock()
+    chosen.phases.order = ("adversarial",)
+    chosen.phases.adversarial.update(adversarial)
+    chosen.update(init_from=str(origin), init_checkpoint=which)
+    with Progress(quiet=True) as progress:
+        return Run(workdir, chosen, progress)
+
+
+def test_a_replica_begins_with_that_of_the_same_number(runs, tmp_path):
+    """Also with a discriminator that stays as it is, since the other run has trained it."""
+    both, alone = runs
+    origins = (opened(both).restore("last", 0), opened(both).restore("last", 1))
+    for name, origin, seeds, expected in (
+        ("two", both, 2, origins),
+        ("one", both, 1, origins[:1]),
+        ("shared", alone[0], 2, [opened(alone[0]).restore("last")] * 2),
+    ):
+        loop = from_run(origin, tmp_path / name, seeds, freeze="discriminator").loop
+        state = loop.initial_state(loop.start())
+        for replica, theirs in enumerate(expected):
+            ours = replicas.one(state, replica) if seeds > 1 else state
+            for network in ("generator", "discriminator"):
+                pair = (getattr(each, network).params for each in (ours, theirs))
+                jax.tree.map(np.testing.assert_array_equal, *pair)
+    with pytest.raises(UserError, match=r"^config.init_from=.* has 2 seeds; set config.seeds to"):
+        from_run(both, tmp_path / "three", 3)
+    untrained = r"adversarial.freeze: .* no phase before it in config.phases.order trains the discr"
+    with pytest.raises(UserError, match=untrained):
+        from_run(both, tmp_path / "frozen", 2, "pretrain_generator", freeze="discriminator")
+    assert not (tmp_path / "frozen" / "config.json").exists()
+
+
 def test_metrics_are_means_and_spreads(runs):
     both, alone = runs
     rows, (first, second) = read_metrics(both), map(read_metrics, alone)
