@@ -7,7 +7,7 @@ interrupted, the same command goes on where it was. Rows that change the adversa
 begin with the networks of one run, `start`, so that what they differ by is that phase; the others
 train from nothing. Each line is a JSON object of one row: its figures on test data, with the
 standard error over the seeds, and by how much they differ from its start's and from the default's
-of the same seeds. After each setting comes its table, in Markdown.
+of the same seeds. After each setting come its table, in Markdown, and SETTING.png in the folder.
 
 The settings `ratio` and `lstm` are an oracle of 200 tokens and 16 units that writes sequences of
 12 tokens, 2,000 of them to train on, with the recipe of configs/oracle.py (a ratio of likelihoods
@@ -21,10 +21,12 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
+from matplotlib.figure import Figure
 
+from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation.report import Metric
+from seqgan_jax.programs import start
 from seqgan_jax.programs.evaluate import evaluate
-from seqgan_jax.programs.start import keep_memory
 from seqgan_jax.programs.train import train
 
 # Configurations belong to a checkout, not to the package.
@@ -120,11 +122,12 @@ ROWS = {
         "no_words": {"phases.order": ("pretrain_generator", "pretrain_discriminator")},
     },
 }
-_ORACLE = ("reverse_kl", "forward_kl", "entropy", "discriminator_accuracy")
+# Figures that are compared, and others that are shown.
+_ORACLE = (("reverse_kl", "forward_kl"), ("entropy", "discriminator_accuracy"))
 SHOWN = {
     "ratio": _ORACLE,
     "lstm": _ORACLE,
-    "scenes": ("true_captions", "nll", "self_bleu_4", "distinct_captions"),
+    "scenes": (("true_captions", "nll"), ("self_bleu_4", "distinct_captions")),
 }
 
 
@@ -203,72 +206,101 @@ def run(setting, row, config, checkpoints, reject=False):
     return found
 
 
-def judged(setting, row):
-    """The metrics of each seed of a row, at its `pretrain_generator` and `last`."""
+def configuration(setting, row):
+    """A row's configuration: of a run of its own, or of one that begins with `start`'s networks."""
     changes = ROWS[setting][row]
     config = base(setting)
     if all(key.startswith(_A) for key in changes):
-        start = run(setting, "start", base(setting), ["pretrain_generator"])
         config.init_from = str(Path(FOLDER.value) / setting / "start")
         config.init_checkpoint = "last"
         config.phases.order = ()
     config.update_from_flattened_dict(changes)
     # What rejection sampling does to a generator that stays as it is, for the default alone.
-    calibrated = row == "default"
-    config.phases.order += ("adversarial", *["calibrate"] * calibrated)
-    if config.init_from:
-        return start | run(setting, row, config, ["last"], reject=calibrated)
-    return run(setting, row, config, ["pretrain_generator", "last"])
+    config.phases.order += ("adversarial", *["calibrate"] * (row == "default"))
+    return config
+
+
+def judged(setting, row):
+    """The metrics of each seed of a row, at its `pretrain_generator` and `last`."""
+    config = configuration(setting, row)
+    if not config.init_from:
+        return run(setting, row, config, ["pretrain_generator", "last"])
+    begun = run(setting, "start", base(setting), ["pretrain_generator"])
+    return begun | run(setting, row, config, ["last"], reject=row == "default")
 
 
 def told(setting, row, own, default):
     """A row as JSON: means, and paired differences from its own start and from the default."""
     line = {"benchmark": f"ablation/{setting}", "row": row, "seeds": SEEDS.value}
-    for name in SHOWN[setting]:
-        last = [each[name] for each in own["last"]]
-        start = [each[name] for each in own["pretrain_generator"]]
-        other = [each[name] for each in default["last"]]
-        for what, values in (
-            ("value", last),
-            ("from_start", [a - b for a, b in zip(last, start, strict=True)]),
-            ("from_default", [a - b for a, b in zip(last, other, strict=True)]),
-        ):
+    compared, others = SHOWN[setting]
+    for name in compared + others:
+        last, begun, other = (
+            [each[name] for each in found]
+            for found in (own["last"], own["pretrain_generator"], default["last"])
+        )
+        found = {"value": last}
+        if name in compared:
+            found["from_start"] = [a - b for a, b in zip(last, begun, strict=True)]
+            found["from_default"] = [a - b for a, b in zip(last, other, strict=True)]
+        for what, values in found.items():
             metric = Metric.mean(values, "")
             line[f"{name}/{what}"] = [metric.value, metric.stderr]
     return line
 
 
-def table(setting, lines):
-    shown = SHOWN[setting]
-    title = [f"{name} | change from its start | against the default" for name in shown]
-    rows = [f"| row | {' | '.join(title)} |", "| --- " * (1 + 3 * len(shown)) + "|"]
+def table(lines):
+    """The rows in Markdown."""
+    columns = [key for key in lines[0] if "/" in key]
+    said = {"value": "", "from_start": ": change from its start", "from_default": ": vs default"}
+    titles = [name + said[what] for name, _, what in (key.partition("/") for key in columns)]
+    rows = [f"| row | {' | '.join(titles)} |", "| --- " * (1 + len(columns)) + "|"]
     for line in lines:
         cells = []
-        for name in shown:
-            for what, sign in (("value", ""), ("from_start", "+"), ("from_default", "+")):
-                value, error = line[f"{name}/{what}"]
-                known = error is not None and math.isfinite(error)
-                cells.append(f"{value:{sign}.3f}" + (f" ± {error:.3f}" if known else ""))
-        rows.append(f"| {line['row']} | {' | '.join(cells)} |")
+        for key in columns:
+            value, error = line[key]
+            known = error is not None and math.isfinite(error)
+            sign = "" if key.endswith("value") else "+"
+            cells.append(f"{value:{sign}.3f}" + (f" ± {error:.3f}" if known else ""))
+        rows.append(f"| `{line['row']}` | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def picture(setting, lines, path):
+    """Every row's changes from its start, with their standard errors, beside the default's."""
+    compared = SHOWN[setting][0]
+    figure = Figure(figsize=(4 * len(compared) + 2, 0.26 * len(lines) + 1.2), layout="constrained")
+    axes = figure.subplots(1, len(compared), sharey=True)
+    for axis, name in zip(axes, compared, strict=True):
+        values, errors = zip(*(line[f"{name}/from_start"] for line in lines), strict=True)
+        axis.errorbar(values, range(len(lines)), xerr=errors, fmt="o", markersize=4, capsize=2)
+        axis.axvline(values[0], linestyle=":", label="the default")
+        axis.axvline(0, color="gray", linewidth=0.8)
+        axis.set_xlabel(f"change of {name} from the start")
+    axes[0].set_yticks(range(len(lines)), [line["row"] for line in lines])
+    axes[0].invert_yaxis()
+    axes[0].legend()
+    figure.savefig(path, dpi=100)
+
+
+def ablation():
+    for setting in SETTING.value:
+        if setting not in ROWS:
+            raise UserError(f"--setting: no {setting}; choose from {', '.join(ROWS)}")
+        unknown = sorted(set(ROWS_CHOSEN.value) - ROWS[setting].keys())
+        if unknown:
+            known = ", ".join(ROWS[setting])
+            raise UserError(f"--rows: no row {unknown[0]} of {setting}; choose from {known}")
+        default, lines = judged(setting, "default"), []
+        for row in ROWS_CHOSEN.value or ROWS[setting]:
+            lines.append(told(setting, row, judged(setting, row), default))
+            print(json.dumps(lines[-1]), flush=True)
+        print(table(lines))
+        picture(setting, lines, Path(FOLDER.value) / f"{setting}.png")
 
 
 def main(argv):
     del argv
-    keep_memory()
-    for setting in SETTING.value:
-        if setting not in ROWS:
-            raise app.UsageError(f"--setting: no {setting}; choose from {', '.join(ROWS)}")
-        rows = ROWS_CHOSEN.value or list(ROWS[setting])
-        unknown = sorted(set(rows) - ROWS[setting].keys())
-        if unknown:
-            known = ", ".join(ROWS[setting])
-            raise app.UsageError(f"--rows: no row {unknown[0]} of {setting}; choose from {known}")
-        default, lines = judged(setting, "default"), []
-        for row in rows:
-            lines.append(told(setting, row, judged(setting, row), default))
-            print(json.dumps(lines[-1]), flush=True)
-        print(table(setting, lines))
+    start.main(ablation)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from seqgan_jax.training import phases
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 LIMITS = {"flops": 1e11, "exps": 1e9, "bytes": 1e10}
 
@@ -119,6 +121,59 @@ def test_text(monkeypatch, capsys):
     ]
     assert all(line["figure"] > 0 for line in lines)
     assert lines[-1]["configuration"]["lines"] == 5000
+
+
+def test_every_row_of_the_ablation_is_a_schedule(monkeypatch):
+    """And changes what it says: a row that sets what is set anyway would show nothing."""
+    monkeypatch.syspath_prepend(FOLDER)
+    ablation = importlib.import_module("ablation")
+    flags.FLAGS(["ablation"])
+    for setting, rows in ablation.ROWS.items():
+        default = ablation.configuration(setting, "default").to_dict()
+        for row, changes in rows.items():
+            config = ablation.configuration(setting, row)
+            parsed = phases.parse(config.phases, phases.NETWORKS if config.init_from else ())
+            assert parsed[-1 - (row == "default")].name == "adversarial"
+            assert not changes or changes.keys() & changed(default, config.to_dict()), row
+
+
+def changed(a, b, where=""):
+    """The paths at which two nested dicts differ."""
+    found = set()
+    for key in a.keys() | b.keys():
+        one, other = a.get(key), b.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found |= changed(one, other, f"{where}{key}.")
+        elif one != other:
+            found.add(f"{where}{key}")
+    return found
+
+
+def test_rows_of_the_ablation_are_paired_by_seed(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(FOLDER)
+    ablation = importlib.import_module("ablation")
+    flags.FLAGS(["ablation"])
+
+    def found(begun, last):
+        figures = lambda value: (
+            {"reverse_kl": value}
+            | dict.fromkeys(("forward_kl", "entropy", "discriminator_accuracy"), 0.5)
+        )
+        return {"pretrain_generator": map(figures, begun), "last": map(figures, last)}
+
+    both = [
+        {stage: list(each) for stage, each in found(begun, last).items()}
+        for begun, last in (((3.0, 5.0), (2.0, 4.0)), ((3.0, 5.0), (2.5, 5.0)))
+    ]
+    lines = [
+        ablation.told("ratio", name, own, both[0]) for name, own in zip("ab", both, strict=True)
+    ]
+    assert lines[1]["reverse_kl/value"] == pytest.approx([3.75, 1.25])
+    assert lines[1]["reverse_kl/from_start"] == pytest.approx([-0.25, 0.25])
+    assert lines[1]["reverse_kl/from_default"] == pytest.approx([0.75, 0.25])
+    assert "| `b` | 3.750 ± 1.250 | -0.250 ± 0.250 | +0.750 ± 0.250 |" in ablation.table(lines)
+    ablation.picture("ratio", lines, tmp_path / "ratio.png")
+    assert (tmp_path / "ratio.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize("name", ["ablation", "speech"])
