@@ -19,6 +19,7 @@ from configs.captions import (
     discriminator_update,
     generator_update,
     phase,
+    pretrain_adversarial,
     ratio_discriminator,
     ratio_phases,
 )
@@ -127,6 +128,13 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         generator=generator_update(**rewarded),
         discriminator=discriminator_update(**judged),
     )
+    # Another phase that config.phases.order may name.
+    config.phases.pretrain_adversarial = pretrain_adversarial(
+        generator_update(
+            **rewarded | {"learning_rate": 1e-3, "warmup": 100, "policy_gradient": 0.1}
+        ),
+        discriminator_update(**judged),
+    )
     config.phases.calibrate = calibrate()
 
     add_common(
@@ -168,6 +176,7 @@ def _smoke(config):
         ("pretrain_discriminator", 10),
         ("adversarial", 10),
         ("finetune", 8),
+        ("pretrain_adversarial", 8),
     ):
         config.phases[name].update(steps=steps, batch_size=16, evaluate_every=100)
     config.phases.finetune.freeze_turn = 4

@@ -19,6 +19,7 @@ from configs.captions import (
     discriminator_update,
     generator_update,
     phase,
+    pretrain_adversarial,
 )
 
 
@@ -132,6 +133,14 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         generator=generator_update(**adversarial),
         discriminator=discriminator_update(learning_rate=3e-4),
     )
+    # Another phase that config.phases.order may name.
+    config.phases.pretrain_adversarial = pretrain_adversarial(
+        generator_update(
+            **adversarial | {"learning_rate": 1e-3, "warmup": 100, "policy_gradient": 0.1}
+        ),
+        discriminator_update(learning_rate=3e-4, warmup=100),
+        batch_size=32,
+    )
     config.phases.calibrate = calibrate()
 
     add_common(
@@ -179,6 +188,7 @@ def _smoke(config):
         ("pretrain_discriminator", 10),
         ("adversarial", 10),
         ("finetune", 8),
+        ("pretrain_adversarial", 8),
     ):
         config.phases[name].update(steps=steps, batch_size=16, evaluate_every=1000)
     config.phases.finetune.freeze_turn = 4

@@ -18,6 +18,7 @@ from configs.captions import (
     discriminator_update,
     generator_update,
     phase,
+    pretrain_adversarial,
 )
 
 
@@ -135,6 +136,14 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         generator=generator_update(**adversarial),
         discriminator=discriminator_update(learning_rate=2e-4),
     )
+    # Another phase that config.phases.order may name.
+    config.phases.pretrain_adversarial = pretrain_adversarial(
+        generator_update(
+            **adversarial | {"learning_rate": 1e-3, "warmup": 100, "policy_gradient": 0.1}
+        ),
+        discriminator_update(learning_rate=2e-4, warmup=100),
+        batch_size=32,
+    )
     config.phases.calibrate = calibrate()
 
     add_common(config, validation_limit=200, num_samples=1, num_pictures=6)
@@ -162,6 +171,7 @@ def _smoke(config):
         ("pretrain_discriminator", 8),
         ("adversarial", 8),
         ("finetune", 8),
+        ("pretrain_adversarial", 8),
     ):
         config.phases[name].update(steps=steps, batch_size=16, evaluate_every=1000)
     config.phases.finetune.freeze_turn = 4
@@ -188,7 +198,7 @@ def _image(config):
     config.hole.kinds = ()
     config.encoder = ml_collections.ConfigDict({"kind": "none"})
     config.generator.update(noise_size=16)
-    for name in config.phases.order[:-1]:
+    for name in (*config.phases.order[:-1], "pretrain_adversarial"):
         network = config.phases[name]
         network.generator.guided_attention = 0.0
         network.discriminator.mismatch = 0.0

@@ -18,6 +18,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -41,7 +42,7 @@ FOLDER = "checkpoints"
 DAMAGED = "damaged"
 MANIFEST = "manifest.json"
 # Raise it with every change that makes older checkpoints unreadable.
-FORMAT = 1
+FORMAT = 2
 BUCKET = "gs://"
 
 
@@ -113,6 +114,8 @@ class Checkpoints:
         """
         self._wait()
         step = int(state.step)
+        if score is not None and math.isnan(score):
+            score = -math.inf  # no better than any other
         manifest = {"format": FORMAT, "phase": phase, "ended": ended, "score": score}
         manifest["leaves"] = _leaves(state)
         with self._told(step):

@@ -436,7 +436,8 @@ class Loop:
             return state
         new = self._stop_scores(phase, figures)
         best = np.array(state.stopping.best)
-        regained = phase.stop.regain and bool((new >= best[: len(new)]).all())
+        start = np.asarray(state.stopping.start)[: len(new)]
+        regained = phase.stop.regain and bool((new >= start).all())
         improved = new > best[: len(new)] + np.float32(phase.stop.min_change)
         best[: len(new)] = np.where(improved, new, best[: len(new)])
         waited = 0 if improved.any() else int(state.stopping.waited) + 1
@@ -450,9 +451,9 @@ class Loop:
     def _remembered(self, state: TrainState, phase: Phase) -> TrainState:
         """The state with what the phase has to regain: its figures before its first step."""
         new = self._stop_scores(phase, self.evaluate(state).figures)
-        best = np.array(state.stopping.best)
-        best[: len(new)] = new
-        stopping = state.stopping.replace(best=jnp.asarray(best))
+        start = np.array(state.stopping.start)
+        start[: len(new)] = new
+        stopping = state.stopping.replace(start=jnp.asarray(start))
         return self.layout.place(state.replace(stopping=stopping))
 
     def _stop_scores(self, phase: Phase, figures: dict[str, Metric]) -> np.ndarray:

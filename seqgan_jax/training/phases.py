@@ -647,16 +647,18 @@ def check_order(phases: Sequence[Phase], given: Sequence[str]) -> None:
       UserError: names the phase and the option.
     """
     trained = set(given)
-    done: list[str] = []
+    done: dict[str, set[str]] = {}  # what was trained at each phase's end
     for phase in phases:
         if not phase.steps:
             continue
         where = f"config.phases.{phase.name}"
+        trained = set(done.get(phase.start_from, trained))
         missing = [name for name in NETWORKS if name not in trained]
         if phase.freeze != "none" and missing:
             raise UserError(
                 f"{where}.freeze: '{phase.freeze}' is for networks that are trained, and no phase "
-                f"before it in config.phases.order trains the {missing[0]}; put one there"
+                f"trains the {missing[0]} before what it starts from; put one there in "
+                "config.phases.order"
             )
         update = phase.generator
         if update and update.has("kl") and "generator" in missing:
@@ -683,7 +685,7 @@ def check_order(phases: Sequence[Phase], given: Sequence[str]) -> None:
                 f"{', '.join(('best', *done))}, or set ''"
             )
         trained |= set(phase.networks)
-        done.append(phase.name)
+        done[phase.name] = set(trained)
 
 
 def check_frozen(phases: Sequence[Phase], paths: Sequence[str]) -> None:

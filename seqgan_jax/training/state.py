@@ -25,7 +25,8 @@ class Safety:
 
     Attributes:
       skipped: updates skipped because their loss or gradient was not finite, in the whole run.
-      in_a_row: of these, the newest ones without another between them.
+      in_a_row: of these, the newest ones of each network without another of it between them, [2]
+        in the order of `phases.NETWORKS`.
       rollbacks: how often the phase went back to a checkpoint.
       scale: factor of the learning rates.
       entropy: of samples, in nats per token, [2]: at the phase's first policy gradient, and a
@@ -45,11 +46,13 @@ class Stopping:
 
     Attributes:
       best: of each of the phase's metrics for stopping, higher is better, [K].
+      start: the same at the phase's start, where it has to regain them, [K].
       waited: evaluations since one of them improved.
       stopped: whether the phase has ended, though not all of its steps are done.
     """
 
     best: chex.Array
+    start: chex.Array
     waited: chex.Array
     stopped: chex.Array
 

@@ -18,7 +18,7 @@ from seqgan_jax.core import beam, losses, rejection, rewards, rollout, sampling
 from seqgan_jax.models.interface import Discriminator, Generator, noise_shape
 from seqgan_jax.models.ratio_discriminator import OPPONENT
 from seqgan_jax.training.parallel import Layout, Options, Rows
-from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Phase
+from seqgan_jax.training.phases import NETWORKS, DiscriminatorUpdate, GeneratorUpdate, Phase
 from seqgan_jax.training.replicas import AXES, together
 from seqgan_jax.training.state import (
     Network,
@@ -65,6 +65,7 @@ class Drawn(NamedTuple):
       completions: tokens and mask of what the prefixes of the samples were completed to,
         [N, A, R, T] each, for the values 'rollout'; else None.
       example_id: of each sequence's source, [N].
+      distance: what feature matching took from the reward of each sequence, [N]; None without it.
     """
 
     z: chex.Array
@@ -72,6 +73,7 @@ class Drawn(NamedTuple):
     values: chex.Array
     completions: tuple[chex.Array, chex.Array] | None
     example_id: chex.Array
+    distance: chex.Array | None
 
 
 class _Judged(NamedTuple):
@@ -238,13 +240,14 @@ class Steps:
         return {
             "safety": Safety(
                 skipped=jnp.zeros((), jnp.int32),
-                in_a_row=jnp.zeros((), jnp.int32),
+                in_a_row=jnp.zeros((len(NETWORKS),), jnp.int32),
                 rollbacks=jnp.zeros((), jnp.int32),
                 scale=jnp.ones(()),
                 entropy=jnp.full((2,), jnp.nan, jnp.float32),
             ),
             "stopping": Stopping(
                 best=jnp.full((self.num_stopping,), -jnp.inf, jnp.float32),
+                start=jnp.full((self.num_stopping,), -jnp.inf, jnp.float32),
                 waited=jnp.zeros((), jnp.int32),
                 stopped=jnp.zeros((), bool),
             ),
@@ -322,12 +325,12 @@ class Steps:
         example = jnp.repeat(batch["example_id"], update.group_size)
         completions = None
         if update.estimator == "rollout":
-            z, sample, (values, completions) = self._search(
+            z, sample, (values, completions), distance = self._search(
                 state, batch, key, update, done, complete=True
             )
         else:
-            z, sample, values = self._dense_values(state, batch, key, update, done)
-        return Drawn(z, sample._replace(extras=None), values, completions, example)
+            z, sample, values, distance = self._dense_values(state, batch, key, update, done)
+        return Drawn(z, sample._replace(extras=None), values, completions, example, distance)
 
     def _train_step(
         self,
@@ -382,7 +385,7 @@ class Steps:
         safety = state.safety
         metrics = {f"{network}/{name}": value for name, value in metrics.items()} | {
             "guard/skipped": safety.skipped,
-            "guard/in_a_row": safety.in_a_row,
+            "guard/in_a_row": safety.in_a_row.max(),
             "guard/rollbacks": safety.rollbacks,
             "guard/entropy": safety.entropy[1] / safety.entropy[0],
         }
@@ -480,10 +483,14 @@ class Steps:
                 "actions": self._action_values,
             }[update.estimator]
             if given:
-                (z, sample, values, *_), external = given
+                (z, sample, values, *_, distance), external = given
             else:
-                z, sample, values = estimate(state, batch, key, update, done)
+                z, sample, values, distance = estimate(state, batch, key, update, done)
             mask = _weights(batch, sample.mask)
+            if distance is not None:
+                # It is a part of the reward and has no gradient of its own.
+                weights = jnp.repeat(batch["weight"], update.group_size)
+                metrics["loss_feature_matching"] = self._mean(distance, weights)
             if given:
                 values = (1 - self.external) * values + self.external * external
                 metrics["external_reward"] = self._mean(external, mask)
@@ -534,6 +541,8 @@ class Steps:
             keys = jax.random.split(key, update.reuse)
             generator, (sound, found) = jax.lax.scan(descend, state.generator, keys)
             sound, found = sound.all(), jax.tree.map(lambda x: x.mean(0), found)
+            kept = lambda new, old: jnp.where(sound, new, old)
+            generator = jax.tree.map(kept, generator, state.generator)
         metrics |= found
         judge = state.discriminator
         state = state.replace(
@@ -547,13 +556,18 @@ class Steps:
             state = state.replace(
                 rollout=rollout | {"embedding": jnp.copy(generator.params["embedding"])}
             )
-        return self._guarded(old, state, sound, metrics.get("sample_entropy")), metrics
+        entropy = metrics.get("sample_entropy")
+        return self._guarded(old, state, "generator", sound, entropy), metrics
 
-    def _guarded(self, old: TrainState, new: TrainState, sound, entropy=None) -> TrainState:
+    def _guarded(
+        self, old: TrainState, new: TrainState, network: str, sound, entropy=None
+    ) -> TrainState:
         """The new state, with what moved beside the networks put back after an unsound update."""
+        own = NETWORKS.index(network)
+        in_a_row = jnp.where(sound, 0, old.safety.in_a_row[own] + 1)
         safety = old.safety.replace(
             skipped=old.safety.skipped + ~sound,
-            in_a_row=jnp.where(sound, 0, old.safety.in_a_row + 1),
+            in_a_row=old.safety.in_a_row.at[own].set(in_a_row),
         )
         if entropy is not None:
             known = old.safety.entropy
@@ -733,7 +747,8 @@ class Steps:
         """Samples sequences and estimates the action value of each of their tokens.
 
         G of them for each source, source-major. With `complete` the values come with the tokens and
-        the mask of all completions, see `Drawn`.
+        the mask of all completions. Last comes what feature matching took from their rewards; see
+        `Drawn`.
         """
         rows = self.layout.rows.numbers(len(batch["example_id"]) * update.group_size)
         example = jnp.repeat(batch["example_id"], update.group_size)
@@ -784,15 +799,13 @@ class Steps:
         start = self._call(ours, slow, "initial_state", slow_memory, z, self.length)
         inputs = self._inputs(sample.tokens)
         _, states = self._call(ours, slow, "unroll", slow_memory, start, inputs, train=False)
-        distance = self._distance(judge_params, judge_memory, batch, update)
+        distance = self._distance(judge_params, judge_memory, batch, update, done)
 
         def reward(features, mask, **known):
             features = features[..., :-1] if complete else features
             scores = self._call(theirs, judge_params, "readout", features, mask, **known)
             found = rewards.REWARDS[update.reward](scores)
-            if distance:
-                found -= update.weight("feature_matching", done) * distance(features, mask)
-            return found
+            return found - distance(features, mask) if distance else found
 
         def completion(features, mask):
             return features[..., -1].astype(jnp.int32), mask
@@ -815,18 +828,30 @@ class Steps:
             shares=theirs.shares,
             **self._special(),
         )
-        return z, sample, values
+        if not distance:
+            return z, sample, values, None
+        features = jnp.swapaxes(features, 0, 1)
+        return (
+            z,
+            sample,
+            values,
+            distance(features[..., :-1] if complete else features, sample.mask),
+        )
 
-    def _distance(self, params, memory, batch, update: GeneratorUpdate) -> Callable | None:
-        """The distance of sequences from the batch's real ones, from features [N, T, U] -> [N]."""
+    def _distance(self, params, memory, batch, update: GeneratorUpdate, done) -> Callable | None:
+        """How far sequences are from the batch's real ones, times the loss's weight.
+
+        From features [N, T, U] -> [N].
+        """
         if not update.has("feature_matching"):
             return None
         real = self._call(self.discriminator, params, "features", memory, batch["target"])
         whole = self.layout.rows.whole
         real = whole(rewards.mean_feature(real, batch["mask"]))
-        weight = whole(batch["weight"])
-        return lambda features, mask: rewards.feature_distance(
-            rewards.mean_feature(features, mask), real, weight
+        share = whole(batch["weight"])
+        weight = update.weight("feature_matching", done)
+        return lambda features, mask: (
+            weight * rewards.feature_distance(rewards.mean_feature(features, mask), real, share)
         )
 
     def _dense_values(self, state: TrainState, batch, key, update: GeneratorUpdate, done):
@@ -847,12 +872,12 @@ class Steps:
             logits = judge("score", memory, sample.tokens, sample.mask)
             clipped = jnp.clip(logits, -update.reward_clip, update.reward_clip)
             values = rewards.discounted(reward(clipped), sample.mask, update.discount)
-        distance = self._distance(state.discriminator.params, memory, batch, update)
-        if distance:
-            far = distance(judge("features", memory, sample.tokens), sample.mask)
-            weight = update.weight("feature_matching", done)
-            values -= weight * far[:, None] * sample.mask  # all tokens have led to it
-        return z, sample, values
+        distance = self._distance(state.discriminator.params, memory, batch, update, done)
+        if not distance:
+            return z, sample, values, None
+        far = distance(judge("features", memory, sample.tokens), sample.mask)
+        # All tokens have led to it.
+        return z, sample, values - far[:, None] * sample.mask, far
 
     def _action_values(self, state: TrainState, batch, key, update: GeneratorUpdate, done):
         """As `_search`, the reward of each token that might have been drawn: [B G, T, V]."""
@@ -867,7 +892,7 @@ class Steps:
         memory = judge("encode", batch["source"], batch["source_mask"])
         logits = judge("action_logits", memory, sample.tokens)
         clipped = jnp.clip(logits, -update.reward_clip, update.reward_clip)
-        return z, sample, rewards.REWARDS[update.reward](clipped)
+        return z, sample, rewards.REWARDS[update.reward](clipped), None
 
     def _allowed(self, logits):
         """Padding and start tokens are never written: logits or the output's bias, [..., V]."""
@@ -1009,7 +1034,7 @@ class Steps:
         )
         metrics = {**figures, **{f"loss_{name}": term for name, term in terms.items()}, **told}
         new = state.replace(discriminator=discriminator)
-        return self._guarded(state, new, sound), metrics
+        return self._guarded(state, new, "discriminator", sound), metrics
 
     def _squared_slope(self, params, batch) -> chex.Array:
         """Half the mean squared gradient of real sequences' logits by their embeddings (R1).

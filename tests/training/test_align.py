@@ -15,6 +15,7 @@ from rich.console import Console
 
 from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.errors import UserError
+from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.models.discriminator import LSTMDiscriminator
 from seqgan_jax.models.encoders import BiLSTMEncoder, TransformerEncoder
 from seqgan_jax.models.generator import LSTMGenerator
@@ -152,6 +153,30 @@ def test_a_phase_regains_what_it_began_with(captions, tmp_path, monkeypatch, lat
     noise = captions.config.generator.noise_size
     assert not np.any(aligned["start"]["kernel"][-noise:])
     assert np.all(state.generator.params["start"]["kernel"][-noise:])
+
+
+def test_two_figures_are_regained_or_improve(captions):
+    """Each against its own start, whatever the other did in between; patience is with either."""
+    state = captions.loop.initial_state()
+    both = np.float32([-np.inf, -np.inf])
+    figures = lambda nll, accuracy: {
+        "nll": Metric(nll, None, 1, "nats"),
+        "discriminator_accuracy": Metric(accuracy, None, 1, "share"),
+    }
+    stop = phases.Stop(metrics=("nll", "discriminator_accuracy"), patience=2, min_change=0.1)
+    for regain, given in (
+        (True, [((1.8, 0.28), 0, False), ((1.9, 0.31), 1, True)]),
+        (False, [((1.8, 0.28), 0, False), ((1.9, 0.45), 0, False), ((1.9, 0.5), 1, False),
+                 ((1.75, 0.5), 2, True)]),
+    ):  # fmt: skip
+        phase = dataclasses.replace(
+            captions.phases[1], stop=dataclasses.replace(stop, regain=regain)
+        )
+        own = state.stopping.replace(best=both, start=np.float32([-2.0, 0.3]))
+        own = state.replace(stopping=own)
+        for values, waited, stopped in given:
+            own = captions.loop._waited(own, phase, figures(*values))
+            assert (int(own.stopping.waited), bool(own.stopping.stopped)) == (waited, stopped)
 
 
 def test_what_makes_no_sense_is_refused(captions):

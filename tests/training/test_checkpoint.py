@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -49,7 +50,7 @@ def state_of(step, size=3):
         pool=jnp.full((2, 4), step, jnp.int32),
         reference={"w": array(2, size)},
         safety=Safety(*jnp.arange(3), array(), array(2)),
-        stopping=Stopping(array(2), jnp.asarray(step), jnp.asarray(True)),
+        stopping=Stopping(array(2), array(2), jnp.asarray(step), jnp.asarray(True)),
         ratio=Ratio(array(), jnp.asarray(False)),
         calibration=Calibration(*(array() for _ in range(4))),
     )
@@ -105,6 +106,13 @@ def test_equal_scores_leave_the_newer_best(tmp_path):
     save(tmp_path, [(step, "first", False, 0.5) for step in (1, 2, 3)])
     assert Checkpoints(tmp_path, read_only=True).find("best") == 3
     assert steps_in(tmp_path) == [2, 3]
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
+    scores = ((1, math.nan), (2, 0.5), (3, math.nan), (4, math.nan))
+    save(tmp_path, [(step, "first", False, score) for step, score in scores])
+    assert Checkpoints(tmp_path, read_only=True).find("best") == 2
+    assert steps_in(tmp_path) == [2, 3, 4]
 
 
 def test_every_leaf_comes_back(saved):
@@ -278,7 +286,7 @@ def test_other_formats_are_refused_by_name(saved, tmp_path, read_only):
     del manifest["sha256"]
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps(manifest | {"sha256": digest}))
-    message = "80: its format is 7, this program reads 1; use the version of the program that saved"
+    message = f"80: its format is 7, this program reads {checkpoint.FORMAT}; use the version of"
     with pytest.raises(UserError, match=message):
         Checkpoints(tmp_path / "run", read_only=read_only)
     # The layout from before there were manifests.

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from seqgan_jax.errors import UserError
 from seqgan_jax.training import phases
 from seqgan_jax.training.phases import DiscriminatorUpdate, GeneratorUpdate, Guard, Phase
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_parse_takes_every_value_of_the_configuration(tiny_config):
@@ -196,12 +200,23 @@ def test_parse_takes_the_order(tiny_config):
         (
             {"order": ("finetune",)},
             "config.phases.finetune.freeze: 'alternate' is for networks that are trained, and no "
-            "phase before it in config.phases.order trains the generator; put one there",
+            "phase trains the generator before what it starts from; put one there in "
+            "config.phases.order",
         ),
         (
             {"order": ("pretrain_generator", "calibrate")},
             "config.phases.calibrate.freeze: 'both' is for networks that are trained, and no phase "
-            "before it in config.phases.order trains the discriminator; put one there",
+            "trains the discriminator before what it starts from; put one there in "
+            "config.phases.order",
+        ),
+        (
+            {
+                "order": ("pretrain_generator", "pretrain_discriminator", "finetune"),
+                "finetune.start_from": "pretrain_generator",
+            },
+            "config.phases.finetune.freeze: 'alternate' is for networks that are trained, and no "
+            "phase trains the discriminator before what it starts from; put one there in "
+            "config.phases.order",
         ),
         (
             {
@@ -268,6 +283,21 @@ def test_guards_out_of_range_are_refused(tiny_config, option):
     kind = type(tiny_config.guard[option])
     with pytest.raises(UserError, match=rf"^config\.guard\.{option}: -1.* is out of range; set "):
         phases.parse_guard(tiny_config.guard.to_dict() | {option: kind(-1)})
+
+
+@pytest.mark.parametrize("task", ["captions", "oracle", "speech", "text", "translation", "video"])
+def test_default_schedules_end_with_fine_tuning(task):
+    """And all tasks know the other way of pre-training, which none takes by default."""
+    config = runpy.run_path(str(ROOT / "configs" / f"{task}.py"))["get_config"]()
+    parsed = phases.parse(config.phases)
+    assert [phase.name for phase in parsed[-2:]] == ["finetune", "calibrate"]
+    assert parsed[-2].freeze == "alternate"
+    config.phases.order = ("pretrain_adversarial",)
+    (alone,) = phases.parse(config.phases)
+    assert alone.networks == phases.NETWORKS
+    assert alone.generator.mle > 0
+    assert alone.generator.updates == alone.discriminator.updates == 1
+    assert alone.stop.metrics == ("nll", "discriminator_loss")
 
 
 def test_weights_move_linearly(tiny_config):

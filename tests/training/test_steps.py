@@ -757,12 +757,17 @@ def test_an_update_that_is_not_finite_changes_nothing(steps, initial, network):
         for part in kept:
             assert_same(getattr(state, part), getattr(before, part))
         assert int(state.step) == int(before.step) + times
-        assert (int(state.safety.skipped), int(state.safety.in_a_row)) == (times, times)
+        assert (int(state.safety.skipped), int(metrics["guard/in_a_row"])) == (times, times)
         assert int(metrics["guard/skipped"]) == times
     assert_same(state.safety.entropy, before.safety.entropy)
+    # The other network's updates are sound: they don't hide that this one's are not.
+    other = "discriminator" if network == "generator" else "generator"
+    state, metrics = steps.train_step(state, batch, phase=ADVERSARIAL, network=other)
+    assert np.isfinite(metrics[f"{other}/loss"])
+    assert int(metrics["guard/in_a_row"]) == 2
     state, metrics = steps.train_step(state, batch, phase=ADVERSARIAL, network=network)
     assert np.isfinite(metrics[f"{network}/loss"])
-    assert (int(state.safety.skipped), int(state.safety.in_a_row)) == (2, 0)
+    assert (int(state.safety.skipped), int(metrics["guard/in_a_row"])) == (2, 0)
     moved = jax.tree.map(
         lambda a, b: np.any(a != b),
         jax.device_get(getattr(state, network).params),
@@ -791,16 +796,19 @@ def test_the_learning_rate_is_scaled(steps, initial):
 
 
 def test_reuse_kl_groups_and_feature_matching(steps, initial):
-    """One phase with all of them, at a learning rate of 0: every update sees the same gradient."""
+    """One phase with all of them, of steps too small to matter: all see the same gradient.
+
+    Amid a phase through which the entropy's weight moves from 0.06 to 0.14.
+    """
     batch, other = batch_of(3), jax.device_get(steps.init(5, batch_of(3)))
-    options = CONSTANT | {"learning_rate": 0.0, "policy_gradient": 2.0}
+    options = CONSTANT | {"learning_rate": 1e-12, "policy_gradient": 2.0}
     options |= {"estimator": "dense", "baseline": "group", "group_size": 2, "normalise": "batch"}
-    options |= {"feature_matching": 0.3, "kl": 0.7, "entropy": 0.1}
+    options |= {"feature_matching": 0.3, "kl": 0.7, "entropy": 0.06, "end": (("entropy", 0.14),)}
     once = phase("once", GeneratorUpdate(**options))
     often = phase("often", GeneratorUpdate(**options, reuse=3))
     state = begin(steps, initial, 2, once).replace(reference=other.generator.params)
     baseline = np.float32([0.4, 0.5, 0.6, 0.7])
-    state = state.replace(baseline=baseline)
+    state = state.replace(baseline=baseline, phase_step=np.int32(50))
     found = {
         x.name: steps.train_step(on_device(state), batch, phase=x, network="generator")
         for x in (once, often)
@@ -871,7 +879,26 @@ def test_reuse_kl_groups_and_feature_matching(steps, initial):
     np.testing.assert_allclose(
         metrics["generator/loss_policy_gradient"], surrogate, rtol=1e-3, atol=1e-5
     )
-    assert_same(after.generator.params, state.generator.params)
+    assert_close(after.generator.params, state.generator.params, atol=1e-9)
+
+    # Feature matching is a part of the reward, and logged.
+    taken = found["once"][1]["generator/loss_feature_matching"]
+    np.testing.assert_allclose(taken, 0.3 * far.mean(), rtol=1e-4)
+    # The guard's moving average of the entropy, beside what it was at first.
+    state, metrics = found["once"]
+    first = float(metrics["generator/sample_entropy"])
+    np.testing.assert_allclose(state.safety.entropy, [first, first], rtol=1e-6)
+    state, metrics = steps.train_step(state, batch, phase=once, network="generator")
+    moved = 0.9 * first + 0.1 * float(metrics["generator/sample_entropy"])
+    assert moved != pytest.approx(first, rel=1e-5)
+    np.testing.assert_allclose(state.safety.entropy, [first, moved], rtol=1e-5)
+    np.testing.assert_allclose(metrics["guard/entropy"], moved / first, rtol=1e-5)
+    # Steps so large that the second of the three has no finite loss: the first is taken back.
+    before = jax.device_get(copy(after))
+    far_off = after.replace(safety=after.safety.replace(scale=jnp.full((), 1e38)))
+    broken, _ = steps.train_step(far_off, batch, phase=often, network="generator")
+    assert int(broken.safety.skipped) == 1
+    assert_same(broken.generator, before.generator)
 
 
 def test_the_gradient_penalty_is_the_slope_by_what_each_position_reads(steps, initial):
