@@ -7,7 +7,9 @@ interrupted, the same command goes on where it was. Rows that change the adversa
 begin with the networks of one run, `start`, so that what they differ by is that phase; the others
 train from nothing. Each line is a JSON object of one row: its figures on test data, with the
 standard error over the seeds, and by how much they differ from its start's and from the default's
-of the same seeds. After each setting come its table, in Markdown, and SETTING.png in the folder.
+of the same seeds. `default, accepted` is what the default's discriminator accepts of it, and how
+many draws such a sequence took (docs/sampling.md). After each setting come its table, in Markdown,
+and SETTING.png in the folder.
 
 The settings `ratio` and `lstm` are an oracle of 200 tokens and 16 units that writes sequences of
 12 tokens, 2,000 of them to train on, with the recipe of configs/oracle.py (a ratio of likelihoods
@@ -20,11 +22,11 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 from absl import app, flags
 from matplotlib.figure import Figure
 
 from seqgan_jax.errors import UserError
-from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.programs import start
 from seqgan_jax.programs.evaluate import evaluate
 from seqgan_jax.programs.train import train
@@ -118,12 +120,10 @@ ROWS = {
     | {
         "no_mle": {_G + "mle": 0.0},
         "log_ratio": {_G + "reward": "log_ratio"},
-        "no_mismatch": {_PRETRAINED + "mismatch": 0.0, _D + "mismatch": 0.0},
-        "no_words": {"phases.order": ("pretrain_generator", "pretrain_discriminator")},
     },
 }
 # Figures that are compared, and others that are shown.
-_ORACLE = (("reverse_kl", "forward_kl"), ("entropy", "discriminator_accuracy"))
+_ORACLE = (("reverse_kl", "forward_kl", "js"), ("entropy", "discriminator_accuracy"))
 SHOWN = {
     "ratio": _ORACLE,
     "lstm": _ORACLE,
@@ -143,7 +143,7 @@ def base(setting):
         config.evaluation.update(validation_limit=200)
         phases.pretrain_encoder.steps = 1000
         phases.pretrain_generator.update(steps=2500, evaluate_every=2500)
-        phases.adversarial.update(steps=200, evaluate_every=1600)
+        phases.adversarial.update(steps=100, evaluate_every=1600)
         return config
     config.oracle.update(vocabulary=200, size=16)
     config.data.update(length=12, train_size=2000, validation_size=1000, test_size=2000)
@@ -229,13 +229,22 @@ def judged(setting, row):
     return begun | run(setting, row, config, ["last"], reject=row == "default")
 
 
+def accepted(found):
+    """The default's metrics, of the sequences that its discriminator accepts."""
+    own = [
+        {name.removeprefix("accepted_"): each[name] for name in each if "accepted_" in name}
+        for each in found["last"]
+    ]
+    return found | {"last": own}
+
+
 def told(setting, row, own, default):
     """A row as JSON: means, and paired differences from its own start and from the default."""
     line = {"benchmark": f"ablation/{setting}", "row": row, "seeds": SEEDS.value}
     compared, others = SHOWN[setting]
     for name in compared + others:
         last, begun, other = (
-            [each[name] for each in found]
+            [each.get(name, math.nan) for each in found]  # what is accepted has fewer figures
             for found in (own["last"], own["pretrain_generator"], default["last"])
         )
         found = {"value": last}
@@ -243,14 +252,15 @@ def told(setting, row, own, default):
             found["from_start"] = [a - b for a, b in zip(last, begun, strict=True)]
             found["from_default"] = [a - b for a, b in zip(last, other, strict=True)]
         for what, values in found.items():
-            metric = Metric.mean(values, "")
-            line[f"{name}/{what}"] = [metric.value, metric.stderr]
-    return line
+            line[f"{name}/{what}"] = [np.mean(values), np.std(values, ddof=1) / len(values) ** 0.5]
+    draws = [each["draws_per_sample"] for each in own["last"] if "draws_per_sample" in each]
+    return line | ({"draws_per_sample": np.mean(draws)} if draws else {})
 
 
 def table(lines):
-    """The rows in Markdown."""
-    columns = [key for key in lines[0] if "/" in key]
+    """The rows in Markdown: how figures that are compared differ, and the values of others."""
+    compared = {key.partition("/")[0] for key in lines[0] if key.endswith("/from_start")}
+    columns = [key for key in lines[0] if "/" in key and key.replace("/value", "") not in compared]
     said = {"value": "", "from_start": ": change from its start", "from_default": ": vs default"}
     titles = [name + said[what] for name, _, what in (key.partition("/") for key in columns)]
     rows = [f"| row | {' | '.join(titles)} |", "| --- " * (1 + len(columns)) + "|"]
@@ -258,9 +268,8 @@ def table(lines):
         cells = []
         for key in columns:
             value, error = line[key]
-            known = error is not None and math.isfinite(error)
             sign = "" if key.endswith("value") else "+"
-            cells.append(f"{value:{sign}.3f}" + (f" ± {error:.3f}" if known else ""))
+            cells.append(f"{value:{sign}.3f} ± {error:.3f}" if math.isfinite(value) else "")
         rows.append(f"| `{line['row']}` | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -292,8 +301,11 @@ def ablation():
             raise UserError(f"--rows: no row {unknown[0]} of {setting}; choose from {known}")
         default, lines = judged(setting, "default"), []
         for row in ROWS_CHOSEN.value or ROWS[setting]:
-            lines.append(told(setting, row, judged(setting, row), default))
-            print(json.dumps(lines[-1]), flush=True)
+            found = judged(setting, row)
+            lines.append(told(setting, row, found, default))
+            if row == "default":
+                lines.append(told(setting, "default, accepted", accepted(found), default))
+            print(*map(json.dumps, lines[-1 - (row == "default") :]), sep="\n", flush=True)
         print(table(lines))
         picture(setting, lines, Path(FOLDER.value) / f"{setting}.png")
 

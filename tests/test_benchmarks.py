@@ -157,7 +157,7 @@ def test_rows_of_the_ablation_are_paired_by_seed(monkeypatch, tmp_path):
     def found(begun, last):
         figures = lambda value: (
             {"reverse_kl": value}
-            | dict.fromkeys(("forward_kl", "entropy", "discriminator_accuracy"), 0.5)
+            | dict.fromkeys(("forward_kl", "js", "entropy", "discriminator_accuracy"), 0.5)
         )
         return {"pretrain_generator": map(figures, begun), "last": map(figures, last)}
 
@@ -171,7 +171,10 @@ def test_rows_of_the_ablation_are_paired_by_seed(monkeypatch, tmp_path):
     assert lines[1]["reverse_kl/value"] == pytest.approx([3.75, 1.25])
     assert lines[1]["reverse_kl/from_start"] == pytest.approx([-0.25, 0.25])
     assert lines[1]["reverse_kl/from_default"] == pytest.approx([0.75, 0.25])
-    assert "| `b` | 3.750 ± 1.250 | -0.250 ± 0.250 | +0.750 ± 0.250 |" in ablation.table(lines)
+    assert "| `b` | -0.250 ± 0.250 | +0.750 ± 0.250 | +0.000 ± 0.000 |" in ablation.table(lines)
+    chosen = both[0] | {"last": [{"js": 0.5, "accepted_js": js} for js in (0.3, 0.4)]}
+    line = ablation.told("ratio", "accepted", ablation.accepted(chosen), both[0])
+    assert line["js/from_default"] == pytest.approx([-0.15, 0.05])
     ablation.picture("ratio", lines, tmp_path / "ratio.png")
     assert (tmp_path / "ratio.png").stat().st_size > 5000
 

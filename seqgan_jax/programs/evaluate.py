@@ -14,6 +14,8 @@ from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.training import replicas
 
 BEAM_SIZE = 3
+# How figures of what rejection sampling accepts begin.
+_ACCEPTED = "accepted_"
 
 
 def evaluate(
@@ -87,7 +89,7 @@ def _evaluate(
 ) -> list[str]:
     columns, beside = {}, {}
     for which in checkpoints:
-        own, own_accepted = [], []
+        own = []
         for replica in chosen:
             state = (run.calibrated if reject else run.restore)(which, replica)
             found, written = held_out.figures(
@@ -104,13 +106,16 @@ def _evaluate(
                 found |= _beam_figures(run, state, split, part, beam_size)
             if rerank > 1:
                 found |= _reranked_figures(run, state, split, part, num_samples, rerank)
-            own.append(found)
             if reject:
-                own_accepted.append(_accepted_figures(run, state, split, part, num_samples))
-        columns[which] = found = replicas.figures(own)
+                found |= _accepted_figures(run, state, split, part, num_samples)
+            own.append(found)
+        found = replicas.figures(own)
+        accepted = {name: found[name] for name in found if name.startswith(_ACCEPTED)}
+        columns[which] = {name: found[name] for name in found if name not in accepted}
         if reject:
-            beside[f"{which}, accepted"] = accepted = replicas.figures(own_accepted)
-            found = found | {f"accepted_{name}": figure for name, figure in accepted.items()}
+            beside[f"{which}, accepted"] = {
+                name.removeprefix(_ACCEPTED): figure for name, figure in accepted.items()
+            }
         name = "evaluation.json" if which == checkpoints[-1] else f"evaluation-{which}.json"
         path = run.workdir / name
         write_evaluation(
@@ -133,7 +138,7 @@ def _accepted_figures(run: Run, state, split, part, num_samples) -> dict[str, Me
         run.steps, state, run.task, split, tries=tries, num_samples=num_samples, **part
     )
     figures = run.task.evaluate(split, kept.samples, kept.log_probs, thorough=False)
-    return figures | kept.figures
+    return {_ACCEPTED + name: figure for name, figure in (figures | kept.figures).items()}
 
 
 def _reranked_figures(run: Run, state, split, part, num_samples, rerank):
