@@ -143,7 +143,7 @@ def base(setting):
         config.evaluation.update(validation_limit=200)
         phases.pretrain_encoder.steps = 1000
         phases.pretrain_generator.update(steps=2500, evaluate_every=2500)
-        phases.adversarial.update(steps=100, evaluate_every=1600)
+        phases.adversarial.update(steps=200, evaluate_every=1600)
         return config
     config.oracle.update(vocabulary=200, size=16)
     config.data.update(length=12, train_size=2000, validation_size=1000, test_size=2000)
