@@ -98,7 +98,7 @@ def test_a_replica_begins_with_that_of_the_same_number(runs, tmp_path):
                 jax.tree.map(np.testing.assert_array_equal, *pair)
     with pytest.raises(UserError, match=r"^config.init_from=.* has 2 seeds; set config.seeds to"):
         from_run(both, tmp_path / "three", 3)
-    untrained = r"adversarial.freeze: .* no phase before it in config.phases.order trains the discr"
+    untrained = r"adversarial.freeze: .* no phase trains the discriminator before what it starts"
     with pytest.raises(UserError, match=untrained):
         from_run(both, tmp_path / "frozen", 2, "pretrain_generator", freeze="discriminator")
     assert not (tmp_path / "frozen" / "config.json").exists()
