@@ -42,7 +42,7 @@ FOLDER = "checkpoints"
 DAMAGED = "damaged"
 MANIFEST = "manifest.json"
 # Raise it with every change that makes older checkpoints unreadable.
-FORMAT = 2
+FORMAT = 3
 BUCKET = "gs://"
 
 

@@ -504,21 +504,18 @@ class Layout:
     def update(
         self,
         optimizer: optax.GradientTransformation,
-        clip: optax.GradientTransformation,
         grads: Any,
         state: Any,
         params: Any,
     ) -> tuple[Any, Any]:
         """An optimiser's update of parameters from the whole gradient.
 
-        Where its state is split over 'data', each device updates its own part. It may do nothing
-        but clip the gradient, by `clip`, and then treat each element by itself.
+        Where its state is split over 'data', each device updates its own part. It treats each
+        element by itself.
         """
         if not self.options.shard_above or self._axis is None:
             return optimizer.update(grads, state, params)
         here = self.rows
-        # A part of a clipped gradient is not longer than the whole: nothing clips it again.
-        grads, _ = clip.update(grads, optax.EmptyState())
 
         def dimension(keys, x):
             found = self._data_dimension(_path(keys), x.shape)

@@ -137,8 +137,8 @@ class Steps:
         self.has_reference = any(p.generator.has("kl") for p in phases if p.generator)
         self.num_stopping = max((len(p.stop.metrics) for p in phases), default=0)
         self.layout = layout or Layout(Options(data=1))
-        self.clip = optax.clip_by_global_norm(clip)
-        self.optimizer = optax.chain(self.clip, optax.scale_by_adam())
+        self.clip = clip
+        self.optimizer = optax.scale_by_adam()
         compiled = self.layout.compile
         self.replicas = replicas
         train, hold = self._train_step, self._hold
@@ -463,7 +463,9 @@ class Steps:
         (loss, found), grads = self.layout.sum(lambda *rows: slope(params, *rows), given)
         norm = optax.tree.norm(grads)
         sound = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, moved = self.layout.update(self.optimizer, self.clip, grads, optimizer, params)
+        shrink = jnp.minimum(1.0, self.clip / norm)
+        grads = jax.tree.map(lambda g: g * shrink, grads)
+        updates, moved = self.layout.update(self.optimizer, grads, optimizer, params)
         stepped = jax.tree.map(lambda p, u: p - rate * u, params, updates)
         kept = lambda new, old: jnp.where(sound, new, old)
         params, optimizer = jax.tree.map(kept, (stepped, moved), (params, optimizer))
@@ -941,10 +943,16 @@ class Steps:
             return state.pool.at[: len(written)].set(written)
 
         pool = jax.lax.cond(turn == 0, fill, lambda: state.pool)
-        # The order of an epoch is the same at all of its updates.
-        first = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step - place)
-        order = jax.random.permutation(first, each_epoch * size)
-        tokens = pool[here.own(jax.lax.dynamic_slice_in_dim(order, place * size, size))]
+        # An epoch is one way through the pool, which is shuffled before.
+        pool = jax.lax.cond(
+            place == 0,
+            lambda pool: pool.at[: each_epoch * size].set(
+                jax.random.permutation(key, pool[: each_epoch * size])
+            ),
+            lambda pool: pool,
+            pool,
+        )
+        tokens = here.own(jax.lax.dynamic_slice_in_dim(pool, place * size, size))
         return state.replace(pool=pool), tokens, self._mask(tokens)
 
     def _mask(self, tokens):

@@ -343,7 +343,7 @@ def test_what_is_frozen_in_each_phase(whole):
         before, after = (getattr(s, network) for s in (adversarial, finetune))
         same(before.params["embedding"], after.params["embedding"])
         for moment in ("mu", "nu"):
-            ours, theirs = (getattr(n.optimizer[1], moment) for n in (before, after))
+            ours, theirs = (getattr(n.optimizer, moment) for n in (before, after))
             same(ours["embedding"], theirs["embedding"])
         moved = [
             np.any(x != y)

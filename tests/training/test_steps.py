@@ -114,7 +114,7 @@ def begin(steps, state, index, chosen):
 
 def gradient(network):
     """The gradient of a network's first update, from Adam's first moment (1 - 0.9) g."""
-    return jax.tree.map(lambda mu: np.asarray(mu) / (1 - 0.9), network.optimizer[1].mu)
+    return jax.tree.map(lambda mu: np.asarray(mu) / (1 - 0.9), network.optimizer.mu)
 
 
 def assert_same(a, b):
@@ -216,12 +216,17 @@ def test_maximum_likelihood_step_equals_a_slow_loss(steps, initial):
 
 
 @pytest.mark.parametrize("share", [0.5, 2.0])
-def test_clipping_scales_the_whole_gradient(share):
-    grads = {"a": np.float32([[3, 0], [0, 4]]), "b": np.float32([12])}  # of norm 13
-    optimizer = Steps(None, None, VOCABULARY, T, clip=13 * share).optimizer
-    _, state = optimizer.update(grads, optimizer.init(grads))
-    factor = 0.1 * min(1.0, share)  # of the first moment, after the first update
-    assert_close(state[1].mu, {"a": factor * grads["a"], "b": factor * grads["b"]})
+def test_clipping_scales_the_whole_gradient(steps, initial, share):
+    state, batch = begin(steps, initial, 0, MLE), batch_of(2)
+    options = {"phase": MLE, "network": "generator"}
+    whole, metrics = steps.train_step(on_device(state), batch, **options)
+    norm = float(metrics["generator/gradient_norm"])
+    clipping = Steps(steps.generator, steps.discriminator, VOCABULARY, T, clip=share * norm)
+    clipped, found = clipping.train_step(on_device(state), batch, **options)
+    smaller = jax.tree.map(lambda g: min(1.0, share) * g, gradient(whole.generator))
+    assert_close(gradient(clipped.generator), smaller)
+    assert norm < steps.clip
+    np.testing.assert_allclose(found["generator/gradient_norm"], norm, rtol=1e-6)
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
@@ -482,19 +487,23 @@ def test_a_pool_is_read_whole_in_every_epoch_and_then_renewed():
     state = steps.begin_phase(steps.init(0, batch), 0, chosen)
     pools, seen = [], []
     for turn in range(8):
-        _, tokens, mask = steps._from_pool(state, batch, jax.random.key(turn), update, turn)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        _, tokens, mask = steps._from_pool(state, batch, key, update, turn)
         state, _ = steps.train_step(state, batch, phase=chosen, network="discriminator")
         pools.append(np.asarray(state.pool))
-        if turn % 4:  # the first update of a pool writes it under the step's own key
-            assert {tuple(row) for row in np.asarray(tokens)} <= {tuple(row) for row in pools[-1]}
-            seen.append(np.asarray(tokens))
+        seen.append(np.asarray(tokens))
         ends = [list(row).index(2) + 1 if 2 in row else T for row in np.asarray(tokens)]
         np.testing.assert_array_equal(mask, np.arange(T) < np.array(ends)[:, None])
+    rows = lambda pool: sorted(map(tuple, pool))
     for turn in range(8):
-        np.testing.assert_array_equal(pools[turn], pools[turn // 4 * 4])
-    assert np.any(pools[0] != pools[4])
-    second_epoch = np.concatenate(seen[1:3])
-    np.testing.assert_array_equal(np.sort(second_epoch, axis=0), np.sort(pools[0], axis=0))
+        np.testing.assert_array_equal(pools[turn], pools[turn // 2 * 2])  # of an epoch
+        assert rows(pools[turn]) == rows(pools[turn // 4 * 4])
+    assert rows(pools[0]) != rows(pools[4])
+    orders = {tuple(map(tuple, pool)) for pool in pools}
+    assert len(orders) == 4, "every epoch has an order of its own"
+    for epoch in range(4):
+        both = seen[2 * epoch : 2 * epoch + 2]
+        assert rows(np.concatenate(both)) == rows(pools[2 * epoch])
 
 
 @pytest.mark.parametrize(
@@ -611,7 +620,7 @@ def test_a_fresh_discriminator_in_every_cycle(windows):
     fresh, plain = phase("fresh", ours, new), phase("plain", ours, old)
     batch = without_sources(3)
     state = begin(windows, jax.device_get(windows.init(0, batch)), 0, fresh)
-    count = lambda state: int(state.discriminator.optimizer[1].count)
+    count = lambda state: int(state.discriminator.optimizer.count)
     drawn = []
     for done in range(8):
         network = fresh.network(done)
@@ -637,7 +646,7 @@ def test_a_fresh_discriminator_in_every_cycle(windows):
             # Another program, which may round otherwise; Adam's step would magnify that, its
             # first moment doesn't.
             assert_close(
-                after.discriminator.optimizer[1].mu, step(plain).discriminator.optimizer[1].mu
+                after.discriminator.optimizer.mu, step(plain).discriminator.optimizer.mu
             )
             assert count(after) == count(state) + (network == "discriminator")
         state = after
@@ -716,7 +725,7 @@ def test_frozen_parameters_and_their_moments_stay(steps, initial, network):
         state, metrics = steps.train_step(state, batch, phase=chosen, network=network)
         norms.append(metrics[f"{network}/gradient_norm"])
     after, old = (jax.device_get(getattr(s, network)) for s in (state, before))
-    assert int(after.optimizer[1].count) == 2
+    assert int(after.optimizer.count) == 2
 
     def check(keys, new, kept):
         path = f"{network}/" + "/".join(key.key for key in keys)
@@ -725,11 +734,11 @@ def test_frozen_parameters_and_their_moments_stay(steps, initial, network):
 
     for new, kept in (
         (after.params, old.params),
-        (after.optimizer[1].mu, old.optimizer[1].mu),
-        (after.optimizer[1].nu, old.optimizer[1].nu),
+        (after.optimizer.mu, old.optimizer.mu),
+        (after.optimizer.nu, old.optimizer.nu),
     ):
         jax.tree_util.tree_map_with_path(check, new, kept)
-    assert any(np.any(leaf) for leaf in jax.tree.leaves(old.optimizer[1].mu["encoder"]))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(old.optimizer.mu["encoder"]))
     # Clipping sees the norm of what is trained alone.
     whole, _ = steps.train_step(free, batch, phase=ADVERSARIAL, network=network)
     grads = jax.tree_util.tree_leaves_with_path(gradient(getattr(whole, network)))
@@ -872,9 +881,9 @@ def test_reuse_kl_groups_and_feature_matching(steps, initial):
     assert_close(gradient(found["once"][0].generator), grads, atol=2e-5)
     # With a ratio of 1 the surrogate's value is another, its gradient is not.
     after, metrics = found["often"]
-    assert int(after.generator.optimizer[1].count) == 3
+    assert int(after.generator.optimizer.count) == 3
     scaled = jax.tree.map(lambda g: (1 - 0.9**3) * g, grads)
-    assert_close(after.generator.optimizer[1].mu, scaled, atol=2e-5)
+    assert_close(after.generator.optimizer.mu, scaled, atol=2e-5)
     surrogate = -2.0 * (advantages * mask).sum() / mask.sum()
     np.testing.assert_allclose(
         metrics["generator/loss_policy_gradient"], surrogate, rtol=1e-3, atol=1e-5
@@ -972,7 +981,7 @@ def test_a_band_decides_whether_the_discriminator_takes_its_turns(windows):
         assert float(metrics["discriminator/turn"]) == trains
         assert float(metrics["discriminator/held_out_accuracy"]) == 0.5
         assert np.isfinite(metrics["discriminator/loss"]) == trains
-        assert int(after.discriminator.optimizer[1].count) == trains
+        assert int(after.discriminator.optimizer.count) == trains
         assert int(after.step) == 1
         if not trains:
             assert_same(after.discriminator, state.discriminator)
