@@ -4,6 +4,7 @@ python train.py --config=configs/translation.py              generated phrases, 
 python train.py --config=configs/translation.py:smoke        every phase in seconds
 python train.py --config=configs/translation.py:multi30k --config.data.path=FOLDER
 python train.py --config=configs/translation.py:transformer --config.data.path=FOLDER
+python train.py --config=configs/translation.py:dual --config.data.path=FOLDER
 python train.py --config=configs/translation.py:large --config.data.path=FOLDER
 
 FOLDER holds train.de and train.en, line n of one the translation of line n of the other; see
@@ -24,7 +25,7 @@ from configs.captions import (
 
 
 def get_config(variant: str = "default") -> ml_collections.ConfigDict:
-    """The configuration of a variant: default, smoke, multi30k, transformer or large."""
+    """The configuration of a variant: default, smoke, multi30k, transformer, dual or large."""
     config = ml_collections.ConfigDict()
     config.task = "translation"
     config.variant = variant
@@ -40,6 +41,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data.validation_size = 1000
     config.data.test_size = 1000
     config.data.max_ratio = 3.0
+    config.data.aligned = 1.0
+    config.data.source_texts = config_dict.placeholder(str)
+    config.data.target_texts = config_dict.placeholder(str)
     config.data.num_buckets = 8
 
     config.codec = ml_collections.ConfigDict()
@@ -154,6 +158,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         "smoke": _smoke,
         "multi30k": _multi30k,
         "transformer": _transformer,
+        "dual": _dual,
         "large": _large,
     }
     if variant in variants:
@@ -248,6 +253,29 @@ def _transformer(config):
     config.discriminator.likelihood = False
     config.phases.align.generator.update(learning_rate=5e-4, warmup=1000)
     config.phases.pretrain_generator.generator.update(learning_rate=1e-4)
+
+
+def _dual(config):
+    """A tenth of the pairs, and the others' texts as if nobody had translated them."""
+    _multi30k(config)
+    config.data.aligned = 0.1
+    config.codec.max_size = 4000
+    # Both directions from the pairs, and then from what they make of texts without a translation.
+    align = config.phases.align
+    align.update(steps=1500, evaluate_every=250, reverse=True)
+    config.phases.dual = phase(
+        steps=2000,
+        batch_size=64,
+        evaluate_every=250,
+        select="nll",
+        noise=False,
+        start_from="best",
+        reverse=True,
+        generator=generator_update(
+            learning_rate=1e-3, warmup=100, decay=1.0, mle=1.0, consistency=1.0
+        ),
+    )
+    config.phases.order = ("align", "dual", *config.phases.order[1:])
 
 
 def _large(config):

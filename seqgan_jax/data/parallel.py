@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 from xml.etree import ElementTree
 
+import numpy as np
+
 from seqgan_jax.errors import UserError
 
 _VALIDATION = ("val", "valid", "validation", "dev")
@@ -33,11 +35,13 @@ class Pair(NamedTuple):
       source: in the language to translate from.
       target: in the other.
       kind: what kind of text it is, where that is known.
+      paired: whether they do translate each other.
     """
 
     source: str
     target: str
     kind: str | None = None
+    paired: bool = True
 
 
 class Pairs(Protocol):
@@ -71,6 +75,58 @@ class Corpus(Sequence):
 
     def __getitem__(self, i: int) -> Pair:
         return self._pairs[i]
+
+
+class Apart(Sequence):
+    """As many rows of a source and a target that are no pair as rows of pairs, in turn.
+
+    Every text without a pair is there at least once. Of sources and targets those of like lengths
+    are put together, so that a batch of them holds little padding.
+
+    Args:
+      pairs: what is aligned.
+      sources: texts without a translation; none for those of the pairs.
+      targets: likewise.
+    """
+
+    unlimited = False
+
+    def __init__(self, pairs: Sequence[Pair], sources: Iterable[str], targets: Iterable[str]):
+        self._pairs = pairs
+        self._sources = sorted(list(sources) or [pair.source for pair in pairs], key=len)
+        self._targets = sorted(list(targets) or [pair.target for pair in pairs], key=len)
+        self._count = max(map(len, (pairs, self._sources, self._targets)))
+
+    def __len__(self) -> int:
+        return 2 * self._count
+
+    def __getitem__(self, i: int) -> Pair:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        number, alone = divmod(i, 2)
+        if not alone:
+            return self._pairs[number % len(self._pairs)]
+        sides = self._sources, self._targets
+        return Pair(*(texts[number * len(texts) // self._count] for texts in sides), paired=False)
+
+
+def split_apart(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """A random share of the pairs, and the others; both in their order.
+
+    Raises:
+      UserError: where the share is none, or is empty.
+    """
+    if not 0 < share <= 1:
+        raise UserError(f"config.data.aligned: {share:g} is no share of pairs; set 0 to 1")
+    bits = np.random.PCG64(np.random.SeedSequence([seed, len(pairs)])).random_raw(len(pairs))
+    count = round(share * len(pairs))
+    if not count:
+        raise UserError(
+            f"config.data.aligned: {share:g} of {len(pairs):,} pairs are none; set it higher"
+        )
+    chosen = set(np.argsort(bits, kind="stable")[:count].tolist())
+    some = lambda inside: [pair for i, pair in enumerate(pairs) if (i in chosen) == inside]
+    return some(True), some(False)
 
 
 def load(

@@ -8,7 +8,9 @@ A batch is a dictionary of NumPy arrays, B rows each:
   target: [B, T] int32, tokens, the end token, padding; a longer text is cut at T without end;
   mask: [B, T] float32, 1 for tokens and the end token;
   example_id: [B] int32, the image's number;
-  weight: [B] float32, 0 for a row that only fills the last batch up.
+  weight: [B] float32, 0 for a row that only fills the last batch up;
+  paired: [B] float32, only of data where some rows hold a source and a target that are no pair: 0
+    for those.
 
 Training batches may hold R targets for each source, which is then encoded once for all of them:
 target and mask are [B R, T], source-major.
@@ -391,7 +393,8 @@ def _cut(batch: dict, length: int | None) -> dict:
 def _sources(examples: Sequence[dict], weight: np.ndarray) -> dict:
     sources = [example["source"] for example in examples]
     masks = [example.get("source_mask") for example in examples]
-    return {
+    paired = [example["paired"] for example in examples if "paired" in example]
+    return ({"paired": np.array(paired, np.float32)} if paired else {}) | {
         "source": jax.tree.map(lambda *leaves: np.stack(leaves), *sources),
         "source_mask": None if masks[0] is None else np.stack(masks),
         "example_id": np.array([example["example_id"] for example in examples], np.int32),

@@ -386,6 +386,9 @@ def figures(
     if next(iter(pairs()))["source"] is not None:
         others = log_probs(steps, state, pairs(), **read, shuffled=True)
         metrics["nll_shuffled"] = likelihood(*others)
+    if steps.reverse:
+        other, turned = state.replace(generator=state.reverse), map(steps.turned, pairs())
+        metrics["nll_reverse"] = likelihood(*log_probs(steps.reverse, other, turned, **read))
     sources = task.sources(split, batch_size=batch_size, limit=limit)
     samples = list(write(steps, state, sources, seed=seed, num_samples=num_samples))
     metrics |= discrimination(steps, state, pairs(), samples)

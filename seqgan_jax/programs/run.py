@@ -24,7 +24,7 @@ from seqgan_jax.training.checkpoint import Checkpoints, place, shapes, steps_in
 from seqgan_jax.training.loop import Loop
 from seqgan_jax.training.origin import Origin, Start, Tokens
 from seqgan_jax.training.state import TrainState
-from seqgan_jax.training.steps import Steps
+from seqgan_jax.training.steps import Reverse, Steps
 
 # What may differ between a run and its continuation.
 _MAY_CHANGE = ("logging.", "evaluation.", "guard.", "parallel.")
@@ -93,7 +93,11 @@ class Run:
             external=reward.weight,
             layout=layout,
             replicas=seeds,
+            reverse=_reverse(self.config, self.phases, self.task),
         )
+        uses_texts = (p.generator and p.generator.has("consistency") for p in self.phases)
+        if config is not None and any(uses_texts):
+            _ = self.task.apart  # what it lacks is better known before the phases that need less
         rewarded = config is not None and reward.function
         self.loop = Loop(
             self.config,
@@ -213,6 +217,27 @@ class Run:
         state = self.restore(which, replica)
         check_calibrated(state, which, self.workdir)
         return state
+
+
+def _reverse(
+    config: ml_collections.ConfigDict, phases: Sequence[schedule.Phase], task: tasks.Task
+) -> Reverse | None:
+    """The reverse translator, of the generator's sizes, where a phase trains one.
+
+    Raises:
+      UserError: for a task whose sources a generator can't write.
+    """
+    found = next((phase for phase in phases if phase.reverse), None)
+    if found is None:
+        return None
+    if task.reverse is None:
+        raise UserError(
+            f"config.phases.{found.name}.reverse: the sources of {task.name} can't be written; set "
+            "False"
+        )
+    vocabulary, length = task.reverse
+    generator = build.generator(config, vocabulary, task.codec.vocabulary.size)
+    return Reverse(generator, vocabulary, length)
 
 
 def trained_elsewhere(config: ml_collections.ConfigDict) -> tuple[str, ...]:

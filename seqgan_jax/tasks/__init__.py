@@ -67,6 +67,7 @@ class Task(Protocol):
       sweep: its figures that a sweep of the temperature shows, the first two against each other;
         none where it has no such curve.
       source_vocabulary: how many tokens sources are made of, or None where they are no tokens.
+      reverse: the vocabulary of sources that a generator can write, and their length; else None.
     """
 
     name: str
@@ -83,17 +84,26 @@ class Task(Protocol):
     beam: tuple[str, ...]
     sweep: tuple[str, ...]
     source_vocabulary: int | None
+    reverse: tuple[Vocabulary, int] | None
 
     def template(self) -> dict:
         """A batch of the right shapes, to initialise networks with."""
         ...
 
     def training_batches(
-        self, *, batch_size: int, targets: int, seed: int, start: int, cut: bool = False
+        self,
+        *,
+        batch_size: int,
+        targets: int,
+        seed: int,
+        start: int,
+        cut: bool = False,
+        apart: bool = False,
     ) -> Iterator[dict]:
         """Endless batches of this process's rows, from number `start` on; see `data.pipeline`.
 
-        With `cut` they may be shorter than `length`, each of one of a few lengths.
+        With `cut` they may be shorter than `length`, each of one of a few lengths. With `apart`
+        some rows hold a source and a target that are no pair: 'paired' of those is 0, [B].
         """
         ...
 
@@ -231,6 +241,7 @@ class Splits:
     beam = ()
     sweep = ()
     source_vocabulary = None
+    reverse = None
     # Lengths that batches may be cut to; none for batches of one length.
     buckets: Sequence[int] = ()
     splits: Mapping[str, Any]
@@ -242,10 +253,17 @@ class Splits:
         return self.codec
 
     def training_batches(
-        self, *, batch_size: int, targets: int, seed: int, start: int, cut: bool = False
+        self,
+        *,
+        batch_size: int,
+        targets: int,
+        seed: int,
+        start: int,
+        cut: bool = False,
+        apart: bool = False,
     ) -> Iterator[dict]:
         return pipeline.training_batches(
-            self.splits["train"],
+            self.apart if apart else self.splits["train"],
             self.encoder,
             length=self.length,
             batch_size=batch_size,

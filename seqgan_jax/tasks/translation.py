@@ -29,11 +29,14 @@ _FIRST_ID = {"train": 0, "validation": 2**30, "test": 2**30 + 2**29}
 class _Encoded:
     """One split of pairs, as the pipeline's examples of tokens."""
 
-    def __init__(self, pairs: parallel.Pairs, task: "Translation", first_id: int):
+    def __init__(
+        self, pairs: parallel.Pairs, task: "Translation", first_id: int, marked: bool = False
+    ):
         self.pairs = pairs
         self.unlimited = pairs.unlimited
         self._task = task
         self._first_id = first_id
+        self._marked = marked  # whether its examples say that they are pairs
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -46,7 +49,7 @@ class _Encoded:
             "source_mask": mask,
             "captions": (self._task.codec.encode(pair.target),),
             "example_id": self._first_id + i,
-        }
+        } | ({"paired": pair.paired} if self._marked else {})
 
 
 class Translation(Splits):
@@ -82,10 +85,17 @@ class Translation(Splits):
                     f"config.codec.{option}: {config.codec[option]} leaves no room for a token and "
                     "the end; set 2 or more"
                 )
+        for option, usual in (("aligned", 1.0), ("source_texts", None), ("target_texts", None)):
+            if self._embedded and config.data[option] != usual:
+                raise UserError(
+                    f"config.data.{option}: is for texts of your own, and generated phrases are "
+                    "all aligned; set config.data.path too, or leave it out"
+                )
         self.length = config.codec.max_length
         self.source_length = config.codec.max_source_length
         self.codec, self.source_codec = self._codecs(workdir)
         self.source_vocabulary = self.source_codec.vocabulary.size
+        self.reverse = self.source_codec.vocabulary, self.source_length
         self.beam = ("bleu", "chrf")
         if self._embedded:
             kinds = self._all["train"].kinds
@@ -117,7 +127,13 @@ class Translation(Splits):
     def _texts(self, side: str) -> Iterator[str]:
         train = self._all["train"]
         count = _FIT if train.unlimited else len(train)
-        return (getattr(train[i], side) for i in range(count))
+        paired = (getattr(train[i], side) for i in range(count))
+        return itertools.chain(paired, self._texts_alone(side))
+
+    def _texts_alone(self, side: str) -> Iterator[str]:
+        """The texts of `config.data.source_texts` or `target_texts`."""
+        path = self._config.data[f"{side}_texts"]
+        return filter(None, parallel.read_lines(Path(path))) if path else iter(())
 
     def _fit(self, texts: Iterator[str]) -> TextCodec:
         options = self._config.codec
@@ -141,10 +157,56 @@ class Translation(Splits):
     @functools.cached_property
     def splits(self) -> dict[str, _Encoded]:
         """The pairs that are used, by split: of the training pairs those of fitting lengths."""
-        used = self._all if self._embedded else self._all | {"train": self._fitting()}
+        used = self._all if self._embedded else self._all | {"train": self._aligned[0]}
         return {name: _Encoded(pairs, self, _FIRST_ID[name]) for name, pairs in used.items()}
 
-    def _fitting(self) -> parallel.Corpus:
+    @functools.cached_property
+    def _aligned(self) -> tuple[parallel.Corpus, list[parallel.Pair]]:
+        """The training pairs that are used as such, and those whose texts are used apart."""
+        data = self._config.data
+        pairs, others = parallel.split_apart(self._fitting(), data.aligned, data.seed)
+        if others:
+            self._progress.message(
+                f"data: {len(pairs):,} of these pairs are aligned (config.data.aligned)"
+            )
+        return parallel.Corpus(pairs), others
+
+    @functools.cached_property
+    def apart(self) -> _Encoded:
+        """Aligned pairs and, as often, a source and a target that are no pair.
+
+        Raises:
+          UserError: where there are no texts without a translation.
+        """
+        if self._embedded:
+            raise UserError(
+                "config.data.path: generated phrases are all aligned; name pairs of your own, or "
+                "leave the phases with consistency out of config.phases.order"
+            )
+        pairs, others = self._aligned
+        sides = [
+            [getattr(pair, side) for pair in others] + list(self._alone_fitting(side))
+            for side in ("source", "target")
+        ]
+        if not any(sides):
+            raise UserError(
+                "config.data.aligned: all pairs are aligned, and there is no text without a "
+                "translation; name some with config.data.source_texts or config.data.target_texts, "
+                "or set config.data.aligned below 1"
+            )
+        self._progress.message(
+            f"data: {len(sides[0]):,} sources and {len(sides[1]):,} targets without a translation"
+        )
+        return _Encoded(parallel.Apart(pairs, *sides), self, _FIRST_ID["train"], marked=True)
+
+    def _alone_fitting(self, side: str) -> Iterator[str]:
+        codec, most = {
+            "source": (self.source_codec, self.source_length),
+            "target": (self.codec, self.length),
+        }[side]
+        return (text for text in self._texts_alone(side) if len(codec.encode(text)) <= most)
+
+    def _fitting(self) -> list[parallel.Pair]:
         train = self._all["train"]
         kept, dropped = parallel.filtered(
             self._progress.track(train, len(train), "reading pairs"),
@@ -163,7 +225,7 @@ class Translation(Splits):
             f"tokens and {dropped.uneven:,} with one side more than "
             f"{self._config.data.max_ratio:g} times as long as the other"
         )
-        return parallel.Corpus(kept)
+        return kept
 
     def _lengths(self, pair: parallel.Pair) -> tuple[int, int]:
         return len(self.source_codec.encode(pair.source)), len(self.codec.encode(pair.target))

@@ -33,7 +33,7 @@ from seqgan_jax.training.steps import Steps
 
 VALIDATION = "validation"
 # Figures of every task.
-_FALLING = ("nll", "discriminator_loss")
+_FALLING = ("nll", "nll_reverse", "discriminator_loss")
 _SHOWN = ("nll", "nll_shuffled", "discriminator_accuracy")
 
 
@@ -225,7 +225,11 @@ class Loop:
         self._newest = None
         if phase.start_from and checkpoints and phase.steps:
             found = checkpoints.restore(checkpoints.find(phase.start_from), shapes(state))
-            state = state.replace(generator=found.generator, discriminator=found.discriminator)
+            state = state.replace(
+                generator=found.generator,
+                discriminator=found.discriminator,
+                reverse=found.reverse,
+            )
         return self.layout.place(self.steps.begin_phase(state, index, phase))
 
     def _on_signal(self, number, frame):
@@ -249,6 +253,7 @@ class Loop:
                 start=start,
                 # Replicas' batches are of one length.
                 cut=phase.only_likelihood and len(self._seeds) == 1,
+                apart=network == "generator" and phase.generator.has("consistency"),
             )
             for seed in self._seeds
         ]

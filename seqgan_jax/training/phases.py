@@ -93,6 +93,8 @@ class GeneratorUpdate(Update):
       baseline_decay: how much of the moving average stays at an update.
       group_size: sequences sampled for each source; more than one with the baseline 'group'.
       normalise: a name in `core.rewards.NORMALISATIONS`, applied to the advantages of a batch.
+      consistency: weight of reconstructing a text that has no pair from how the reverse translator
+        and this one translate it to each other; only in a phase with `reverse`.
       reuse: how many times the optimiser steps on one batch of samples and values, within one
         update; more than one with an importance ratio.
       clip_ratio: how far that ratio may be from 1 before it gives no gradient.
@@ -105,6 +107,7 @@ class GeneratorUpdate(Update):
     entropy: float = 0.0
     kl: float = 0.0
     feature_matching: float = 0.0
+    consistency: float = 0.0
     reward: str = "probability"
     estimator: str = "rollout"
     discount: float = 0.0
@@ -256,6 +259,8 @@ class Phase:
       stop: when it ends before its steps are done.
       noise: whether its generator reads noise. Where it doesn't, z is 0, and the weights by which z
         is read start and stay at 0: the next phase starts with outputs that are the same for all z.
+      reverse: whether a second generator, which translates targets to sources, is trained along by
+        updates as those of the first.
     """
 
     name: str
@@ -273,6 +278,7 @@ class Phase:
     start_from: str = ""
     stop: Stop = Stop()
     noise: bool = True
+    reverse: bool = False
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -331,6 +337,7 @@ class Phase:
             transfer=False,
             frozen=self.frozen,
             noise=self.noise,
+            reverse=self.reverse,
             **{"generator": None, "discriminator": None} | updates,
         )
 
@@ -537,6 +544,11 @@ def _check_phase(phase: Phase, where: str) -> None:
         raise UserError(
             f"{where}.noise: False is for a phase of maximum likelihood alone; set True"
         )
+    if phase.reverse and not (phase.only_likelihood and phase.targets == 1):
+        raise UserError(
+            f"{where}.reverse: True is for a phase of maximum likelihood alone, one target a "
+            "source; set False"
+        )
 
 
 def _choose(value: str, known: Sequence[str], where: str) -> None:
@@ -590,6 +602,11 @@ def _check_generator(phase: Phase, where: str) -> None:
         raise UserError(
             f"{where}.guided_attention: is of the attention with which maximum likelihood reads "
             "real targets; set mle too"
+        )
+    if update.has("consistency") and not phase.reverse:
+        raise UserError(
+            f"{where}.consistency: needs a reverse translator; set config.phases.{phase.name}."
+            "reverse to True, or 0"
         )
     if not any(map(update.has, ("mle", "words", "policy_gradient"))):
         raise UserError(f"{where}: no loss has a weight; set mle or policy_gradient")
@@ -646,7 +663,7 @@ def check_order(phases: Sequence[Phase], given: Sequence[str]) -> None:
     Raises:
       UserError: names the phase and the option.
     """
-    trained = set(given)
+    trained, turned = set(given), False
     done: dict[str, set[str]] = {}  # what was trained at each phase's end
     for phase in phases:
         if not phase.steps:
@@ -672,6 +689,12 @@ def check_order(phases: Sequence[Phase], given: Sequence[str]) -> None:
                 f"{where}.generator.policy_gradient: its rewards would be those of a discriminator "
                 "that nothing trains; put a phase that trains it before this one"
             )
+        if update and update.has("consistency") and not turned:
+            raise UserError(
+                f"{where}.generator.consistency: nothing before it has trained the reverse "
+                "translator; put a phase with reverse=True and without consistency before this one"
+            )
+        turned = turned or phase.reverse
         if phase.stop.regain and "generator" in missing:
             raise UserError(
                 f"{where}.stop.regain: nothing before it has trained the generator, so that it "

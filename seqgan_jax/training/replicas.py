@@ -19,6 +19,7 @@ _OWN = (
     "key",
     "generator",
     "discriminator",
+    "reverse",
     "rollout",
     "baseline",
     "pool",

@@ -81,6 +81,7 @@ class TrainState:
       key: the run's random key data; each step folds its number in, so it never changes.
       generator: the generator.
       discriminator: the discriminator.
+      reverse: the generator of sources from targets; None in a run without one.
       rollout: parameters of the rollout policy, a slowly updated copy of the generator's.
       baseline: the expected action value at every position, [T].
       pool: generated sequences that the discriminator learns from for a while, [P, T] int32, or
@@ -100,6 +101,7 @@ class TrainState:
     key: chex.Array
     generator: Network
     discriminator: Network
+    reverse: Network | None
     rollout: Any
     baseline: chex.Array
     pool: chex.Array | None

@@ -36,7 +36,21 @@ from seqgan_jax.training.state import (
 )
 
 # What a step's random numbers are for: each purpose folds its number into the step's key.
-SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH, HELD_OUT, ACCEPT = range(7)
+SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH, HELD_OUT, ACCEPT, REVERSE = range(8)
+
+
+class Reverse(NamedTuple):
+    """What translates targets to sources.
+
+    Attributes:
+      generator: reads targets and writes sources.
+      vocabulary: of the sources.
+      length: S, tokens of a source at most.
+    """
+
+    generator: Generator
+    vocabulary: Vocabulary
+    length: int
 
 
 class Written(NamedTuple):
@@ -114,6 +128,10 @@ class Steps:
       layout: the devices; one of them by default.
       replicas: R; with more than one, states, and the batches of training, are those of
         `replicas.stack`.
+      reverse: the reverse translator, where a phase trains one.
+
+    Attributes:
+      reverse: the same functions of it: its targets are the sources.
     """
 
     def __init__(
@@ -127,7 +145,18 @@ class Steps:
         external: float = 0.0,
         layout: Layout | None = None,
         replicas: int = 1,
+        reverse: Reverse | None = None,
     ):
+        self.reverse = None
+        if reverse:
+            self.reverse = Steps(
+                reverse.generator,
+                discriminator,
+                reverse.vocabulary,
+                reverse.length,
+                clip,
+                layout=layout,
+            )
         self.generator = generator
         self.discriminator = discriminator
         self.vocabulary = vocabulary
@@ -207,18 +236,19 @@ class Steps:
     def init(self, seed: int, batch: dict[str, Any]) -> TrainState:
         """A new state; the batch gives the shapes."""
         key = jax.random.key(seed)
-        z = jnp.zeros((len(batch["target"]), *noise_shape(self.generator, self.length)))
-        source, source_mask, target = batch["source"], batch["source_mask"], batch["target"]
 
         def initialise(key):
             ours, theirs = jax.random.split(key)
-            generator = self.generator.init(ours, source, source_mask, z, target)["params"]
+            generator = self._drawn_generator(ours, batch)
             discriminator = self.discriminator.init(
-                theirs, source, source_mask, target, batch["mask"]
+                theirs, batch["source"], batch["source_mask"], batch["target"], batch["mask"]
             )["params"]
-            return generator, discriminator
+            reverse = self.reverse and self.reverse._drawn_generator(
+                jax.random.fold_in(key, REVERSE), self.turned(batch)
+            )
+            return generator, discriminator, reverse
 
-        generator, discriminator = jax.jit(initialise)(jax.random.fold_in(key, 0))
+        generator, discriminator, reverse = jax.jit(initialise)(jax.random.fold_in(key, 0))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             phase=jnp.zeros((), jnp.int32),
@@ -228,12 +258,25 @@ class Steps:
             discriminator=Network(
                 _facing(generator, discriminator), self.optimizer.init(discriminator)
             ),
+            reverse=reverse and Network(reverse, self.optimizer.init(reverse)),
             rollout=copy(generator),
             baseline=jnp.zeros((self.length,)),
             pool=jnp.zeros((self.pool, self.length), jnp.int32) if self.pool else None,
             reference=copy(generator) if self.has_reference else None,
             **self._watched(),
         )
+
+    @staticmethod
+    def turned(batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch for the reverse translator: of targets as sources, and sources as targets."""
+        sides = {"source": "target", "source_mask": "mask"}
+        sides |= {other: name for name, other in sides.items()}
+        return batch | {name: batch[other] for name, other in sides.items()}
+
+    def _drawn_generator(self, key, batch) -> Any:
+        z = jnp.zeros((len(batch["target"]), *noise_shape(self.generator, self.length)))
+        source = batch["source"], batch["source_mask"]
+        return self.generator.init(key, *source, z, batch["target"])["params"]
 
     def _watched(self) -> dict[str, Any]:
         """What is remembered of a phase at its start, but for the updates skipped so far."""
@@ -286,6 +329,10 @@ class Steps:
                 network.optimizer,
             )
             networks[name] = network.replace(optimizer=optimizer)
+        if phase.reverse and self.reverse:
+            turned = state.replace(generator=state.reverse)
+            turned = self.reverse._begin_phase(turned, index=index, phase=phase)
+            networks["reverse"] = turned.generator
         watched = self._watched()
         watched["safety"] = watched["safety"].replace(skipped=jnp.copy(state.safety.skipped))
         if phase.generator and phase.generator.has("kl"):
@@ -360,7 +407,8 @@ class Steps:
         rate = update.rate(state.phase_step, phase.steps) * state.safety.scale
         if network == "generator":
             given = None if drawn is None else (drawn, external_values)
-            state, metrics = self._update_generator(state, batch, key, phase, rate, given)
+            update_generator = self._update_both if phase.reverse else self._update_generator
+            state, metrics = update_generator(state, batch, key, phase, rate, given)
         else:
             turn = phase.updates_before("discriminator", state.phase_step)
             if update.fresh:
@@ -560,6 +608,38 @@ class Steps:
             )
         entropy = metrics.get("sample_entropy")
         return self._guarded(old, state, "generator", sound, entropy), metrics
+
+    def _update_both(self, state: TrainState, batch, key, phase: Phase, rate, given):
+        """An update of the generator, and one of the reverse translator from the same batch.
+
+        With a weight for consistency, rows may hold a source and a target that are no pair. Of such
+        a row each translator reads how the other, as it is now, translates the text that it has to
+        write (He et al., 2016, arXiv:1611.00179, whose translators also learn by the policy
+        gradient from how well they are translated back; Sennrich et al., 2016, arXiv:1511.06709).
+        """
+        turned, turned_key = self.turned(batch), jax.random.fold_in(key, REVERSE)
+        if phase.generator.has("consistency"):
+            done = state.phase_step / max(phase.steps, 1)
+            weight = phase.generator.weight("consistency", done)
+            source = self.reverse._translated(state.reverse.params, turned, turned_key)
+            target = self._translated(state.generator.params, batch, key)
+            batch, turned = _reading(batch, source, weight), _reading(turned, target, weight)
+        after, metrics = self._update_generator(state, batch, key, phase, rate, given)
+        other, found = self.reverse._update_generator(
+            state.replace(generator=state.reverse), turned, turned_key, phase, rate, None
+        )
+        safety = after.safety.replace(
+            skipped=after.safety.skipped + other.safety.skipped - state.safety.skipped,
+            in_a_row=jnp.maximum(after.safety.in_a_row, other.safety.in_a_row),
+        )
+        told = {f"{name}_reverse": found[name] for name in ("loss", "gradient_norm")}
+        return after.replace(reverse=other.generator, safety=safety), metrics | told
+
+    def _translated(self, params, batch, key) -> sampling.Samples:
+        """A sample for each row, of as many tokens as the batch's targets."""
+        rows = self.layout.rows.numbers(len(batch["example_id"]))
+        length = batch["target"].shape[1]
+        return self._sample(params, batch, key, rows, sampling.Truncation(), (), length)
 
     def _guarded(
         self, old: TrainState, new: TrainState, network: str, sound, entropy=None
@@ -1100,18 +1180,17 @@ class Steps:
 
     # Writing and judging.
 
-    def _sample(self, params, batch, key, sample_index, truncation, forced):
+    def _sample(self, params, batch, key, sample_index, truncation, forced, length=None):
         """One sequence a row; rows may be several samples of one source, source-major."""
+        length = length or self.length
         sources = len(batch["example_id"])
         example = jnp.repeat(batch["example_id"], len(sample_index) // sources)
         z = self._noise(jax.random.fold_in(key, NOISE), example, sample_index)
-        draws = sampling.uniforms(
-            jax.random.fold_in(key, SAMPLE), example, sample_index, self.length
-        )
+        draws = sampling.uniforms(jax.random.fold_in(key, SAMPLE), example, sample_index, length)
         memory = self._call(
             self.generator, params, "encode", batch["source"], batch["source_mask"], train=False
         )
-        start = self._call(self.generator, params, "initial_state", memory, z, self.length)
+        start = self._call(self.generator, params, "initial_state", memory, z, length)
 
         def step(state, token):
             state, logits = self._call(self.generator, params, "step", memory, state, token)
@@ -1289,6 +1368,17 @@ class Steps:
         )
         weights = kept.get("intermediates", {}).get("attention")
         return None if weights is None else weights[0].reshape(*tokens.shape, -1)
+
+
+def _reading(batch: dict[str, Any], sample: sampling.Samples, weight) -> dict[str, Any]:
+    """The batch with the sample as source of those rows that are no pair, and their weight."""
+    paired = batch["paired"] > 0
+    chosen = lambda own, other: jnp.where(paired[:, None], own, other)
+    return batch | {
+        "source": chosen(batch["source"], sample.tokens),
+        "source_mask": chosen(batch["source_mask"], sample.mask),
+        "weight": batch["weight"] * jnp.where(paired, 1.0, weight),
+    }
 
 
 def _weights(batch, mask) -> chex.Array:

@@ -140,6 +140,40 @@ def test_a_translation_memory_is_read_in_constant_memory(tmp_path):
     assert peaks[1] < 1.5 * peaks[0]
 
 
+@pytest.mark.parametrize(
+    ("sources", "targets"),
+    [("abcdefg", "vwxyz"), ("abcdefg", ""), ("", "xyz")],
+)
+def test_every_text_without_a_pair_is_read(sources, targets):
+    pairs = [parallel.Pair(f"source {i}", f"target {i}") for i in range(3)]
+    # The longest first: they come in the order of their lengths.
+    grown = lambda texts: [text * (9 - i) for i, text in enumerate(texts)]
+    rows = list(parallel.Apart(pairs, grown(sources), grown(targets)))
+    paired, alone = rows[::2], rows[1::2]
+    assert all(pair in pairs for pair in paired)
+    assert not any(pair.paired for pair in alone)
+    for side, texts in (("source", grown(sources)), ("target", grown(targets))):
+        found = [getattr(pair, side) for pair in alone]
+        # Without any of its own, a side has the pairs'.
+        assert set(found) == set(texts or (getattr(pair, side) for pair in pairs))
+        assert [len(text) for text in found] == sorted(len(text) for text in found)
+    assert len(rows) == 2 * max(map(len, (sources, targets, pairs)))
+
+
+def test_pairs_are_split_apart_at_random():
+    pairs = [parallel.Pair(str(i), str(-i)) for i in range(1000)]
+    some, others = parallel.split_apart(pairs, 0.1, 0)
+    assert (len(some), len(others)) == (100, 900)
+    assert sorted(some + others) == sorted(pairs)
+    assert some == [pair for pair in pairs if pair in some]
+    # A tenth of any hundred of them, but for chance (4 standard deviations).
+    for first in range(0, 1000, 100):
+        assert abs(sum(first <= int(pair.source) < first + 100 for pair in some) - 10) <= 12
+    assert parallel.split_apart(pairs, 0.1, 0)[0] == some
+    assert parallel.split_apart(pairs, 0.1, 1)[0] != some
+    assert parallel.split_apart(pairs, 1.0, 0) == (pairs, [])
+
+
 def test_long_and_uneven_pairs_are_counted():
     pairs = [
         Pair("a " * m, "b " * n) for m, n in [(3, 3), (9, 3), (10, 3), (3, 10), (11, 9), (6, 8)]

@@ -645,9 +645,7 @@ def test_a_fresh_discriminator_in_every_cycle(windows):
         else:
             # Another program, which may round otherwise; Adam's step would magnify that, its
             # first moment doesn't.
-            assert_close(
-                after.discriminator.optimizer.mu, step(plain).discriminator.optimizer.mu
-            )
+            assert_close(after.discriminator.optimizer.mu, step(plain).discriminator.optimizer.mu)
             assert count(after) == count(state) + (network == "discriminator")
         state = after
     assert np.any(drawn[0]["kernel"] != drawn[1]["kernel"])
