@@ -10,6 +10,7 @@ import ml_collections
 from seqgan_jax.errors import UserError
 from seqgan_jax.programs.run import Run, flat
 from seqgan_jax.reporting import html_report, model_card
+from seqgan_jax.training.phases import NETWORKS
 
 
 def document(run: Run) -> None:
@@ -17,7 +18,7 @@ def document(run: Run) -> None:
     state = jax.eval_shape(lambda: run.steps.init(run.config.seed, run.task.template()))
     parameters = {
         name: sum(leaf.size for leaf in jax.tree.leaves(getattr(state, name).params))
-        for name in ("generator", "discriminator")
+        for name in NETWORKS
     }
     model_card.write(
         run.workdir,

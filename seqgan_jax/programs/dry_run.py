@@ -14,7 +14,7 @@ from seqgan_jax.programs.run import Run, flat, refuse_another
 from seqgan_jax.programs.start import compilation_cache
 from seqgan_jax.reporting.compile_time import CompileTime
 from seqgan_jax.reporting.progress import Progress
-from seqgan_jax.training.phases import Phase
+from seqgan_jax.training.phases import NETWORKS, Phase
 
 # Timed updates of one kind, of which the shortest counts; one is enough where it takes long.
 _REPEATS, _LONG = 3, 2.0
@@ -81,10 +81,10 @@ def _data(run: Run) -> Iterator[str]:
 
 
 def _networks(run: Run) -> Iterator[str]:
-    """How many parameters each network has, and the bytes of all that is kept of both."""
+    """How many parameters each network has, and the bytes of all that is kept of them."""
     state = jax.eval_shape(lambda: run.steps.init(run.config.seed, run.task.template()))
     rows = []
-    for name in ("generator", "discriminator"):
+    for name in (*NETWORKS, *(("reverse",) if state.reverse else ())):
         parameters = jax.tree.leaves(getattr(state, name).params)
         count = sum(x.size for x in parameters)
         rows.append((name, f"{count:,} parameters", _size(_bytes(parameters))))

@@ -16,7 +16,8 @@ from seqgan_jax.reporting.metrics_log import read_metrics
 
 # The weights that a network's settings in a phase give its losses.
 _LOSSES = (
-    "mle", "words", "policy_gradient", "entropy", "kl", "feature_matching", "gradient_penalty",
+    "mle", "words", "guided_attention", "consistency", "policy_gradient", "entropy", "kl",
+    "feature_matching", "gradient_penalty",
 )  # fmt: skip
 
 

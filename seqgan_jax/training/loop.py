@@ -26,7 +26,7 @@ from seqgan_jax.training import processes, replicas
 from seqgan_jax.training.checkpoint import Checkpoints, shapes
 from seqgan_jax.training.external import Reward
 from seqgan_jax.training.origin import Start
-from seqgan_jax.training.phases import Guard, Phase, parse_rejection
+from seqgan_jax.training.phases import NETWORKS, Guard, Phase, parse_rejection
 from seqgan_jax.training.preemption import PreemptionNotice
 from seqgan_jax.training.state import TrainState, path
 from seqgan_jax.training.steps import Steps
@@ -137,7 +137,7 @@ class Loop:
         state = jax.eval_shape(lambda: self.steps.init(self.config.seed, self.task.template()))
         return [
             f"{name}/{path(keys)}"
-            for name in ("generator", "discriminator")
+            for name in NETWORKS
             for keys, _ in jax.tree_util.tree_leaves_with_path(getattr(state, name).params)
         ]
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+import seqgan_jax
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.programs.evaluate import evaluate
@@ -149,6 +150,19 @@ def test_evaluation_over_seeds_and_of_one(runs, capsys):
         evaluate(str(both), replica=2, **options)
     with pytest.raises(UserError, match=r"^--replica=1: .* config.seeds=1; leave it out$"):
         evaluate(str(alone[0]), replica=1, **options)
+
+
+def test_a_replica_writes_what_the_run_of_its_seed_does(runs):
+    both, alone = runs
+    models = [seqgan_jax.load(both, replica=r) for r in range(2)] + list(
+        map(seqgan_jax.load, alone)
+    )
+    written = [model.generate(num_samples=8, seed=5)[0].sample for model in models]
+    for ours, theirs in zip(written[:2], written[2:], strict=True):
+        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+        np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=1e-4)
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
+    assert np.any(written[0].tokens != written[1].tokens)
 
 
 def test_a_reward_is_for_one_seed(tmp_path):
