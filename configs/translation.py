@@ -262,12 +262,12 @@ def _dual(config):
     config.codec.max_size = 4000
     # Both directions from the pairs, and then from what they make of texts without a translation.
     align = config.phases.align
-    align.update(steps=1500, evaluate_every=250, reverse=True)
+    align.update(steps=3000, evaluate_every=500, select="quality_diversity", reverse=True)
     config.phases.dual = phase(
         steps=2000,
         batch_size=64,
-        evaluate_every=250,
-        select="nll",
+        evaluate_every=500,
+        select="quality_diversity",
         noise=False,
         start_from="best",
         reverse=True,
