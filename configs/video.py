@@ -56,6 +56,10 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.codec.size = 256
     config.codec.levels = 1
     config.codec.reference = "none"
+    config.codec.mean = ml_collections.ConfigDict()
+    config.codec.mean.channels = 48
+    config.codec.mean.steps = 2000
+    config.codec.mean.batch_size = 16
     config.codec.fitted = 600
     config.codec.iterations = 30
     config.codec.steps = 3000
@@ -161,6 +165,7 @@ def _smoke(config):
     config.optimize_programs = False
     config.data.update(image_size=16, frames=4, train_size=64, validation_size=16, test_size=16)
     config.codec.update(patch=(2, 4, 4), size=32, fitted=64, iterations=5)
+    config.codec.mean.update(channels=8, steps=10)
     config.encoder.update(channels=(8, 16), size=16, blocks=1)
     for network in (config.generator, config.discriminator):
         network.update(embedding_size=16, hidden_size=16, attention_size=8, num_layers=1)

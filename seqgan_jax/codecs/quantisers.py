@@ -8,11 +8,7 @@ from the sum of its levels' code vectors.
 """
 
 import functools
-import hashlib
-import io
 import itertools
-import json
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -24,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from seqgan_jax.codecs import stored
 from seqgan_jax.errors import UserError
-from seqgan_jax.files import replace_file
 
-ARRAYS, SETTINGS = "quantiser.npz", "quantiser.json"
+_NAME = "quantiser"
+SETTINGS = f"{_NAME}.json"
 _ROWS = 1024  # vectors coded at once
 _DECAY = 0.99  # of the moving averages that the VQ-VAE's code vectors are
 _DEAD = 0.1  # a code used less than this part of its fair share is replaced
@@ -168,7 +165,8 @@ class KMeans:
     def save(self, directory: str | Path) -> None:
         """Writes quantiser.npz and quantiser.json."""
         arrays = {"codebooks": self._codebooks, "mean": self._scale.mean}
-        _save(directory, self.kind, {"deviation": float(self._scale.deviation)}, arrays)
+        settings = {"kind": self.kind, "deviation": float(self._scale.deviation)}
+        stored.save(directory, _NAME, settings, arrays)
 
     @classmethod
     def restore(cls, settings: dict, arrays: dict) -> "KMeans":
@@ -330,12 +328,15 @@ class VQVAE:
     def save(self, directory: str | Path) -> None:
         """Writes quantiser.npz and quantiser.json."""
         settings = {
+            "kind": self.kind,
             "hidden": self._network.hidden,
             "code_features": self._network.code_features,
             "deviation": float(self._scale.deviation),
         }
         arrays = flax.traverse_util.flatten_dict({"params": self._params}, sep="/")
-        _save(directory, self.kind, settings, {"mean": self._scale.mean, **arrays})
+        stored.save(
+            directory, _NAME, {"kind": self.kind, **settings}, {"mean": self._scale.mean, **arrays}
+        )
 
     @classmethod
     def restore(cls, settings: dict, arrays: dict) -> "VQVAE":
@@ -472,20 +473,10 @@ def load(directory: str | Path) -> Quantiser:
     Raises:
       UserError: if a file is missing or is not as it was written.
     """
-    path = Path(directory) / SETTINGS
-    try:
-        settings = json.loads(path.read_bytes())
-        path = Path(directory) / ARRAYS
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != settings["checksum"]:
-            raise ValueError("checksum")
-        with np.load(io.BytesIO(data)) as archive:
-            arrays = dict(archive)
-        return {c.kind: c for c in (KMeans, VQVAE)}[settings["kind"]].restore(settings, arrays)
-    except OSError as error:
-        raise UserError(f"{path}: can't read the quantiser: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: the quantiser is damaged; restore it from a copy") from error
+    kinds = {c.kind: c for c in (KMeans, VQVAE)}
+    return stored.load(
+        directory, _NAME, lambda settings, arrays: kinds[settings["kind"]].restore(settings, arrays)
+    )
 
 
 def code_use(codes: np.ndarray, size: int) -> dict[str, float]:
@@ -517,15 +508,3 @@ def _checked(examples: np.ndarray, size: int) -> np.ndarray:
             "set it lower or give more data"
         )
     return examples
-
-
-def _save(directory: str | Path, kind: str, settings: dict, arrays: dict) -> None:
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    checksum = hashlib.sha256(buffer.getvalue()).hexdigest()
-    with replace_file(directory / ARRAYS) as file:
-        file.write(buffer.getvalue())
-    with replace_file(directory / SETTINGS) as file:
-        file.write(json.dumps({"kind": kind, "checksum": checksum, **settings}).encode())

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from PIL import Image
 from threadpoolctl import ThreadpoolController
 
 from seqgan_jax.codecs import patches, quantisers
+from seqgan_jax.codecs.filler import CELL, Filler
 from seqgan_jax.codecs.patches import PatchCodec
 from seqgan_jax.data import holes, pipeline
 from seqgan_jax.data import video as data
@@ -27,10 +29,11 @@ from seqgan_jax.reporting import clips as pictures
 from seqgan_jax.tasks import Splits, Tokens
 from seqgan_jax.training.fit import fit
 
-REFERENCES = ("none", "linear")
+REFERENCES = ("none", "linear", "mean")
 _ENDLESS = 2**29  # training examples before they come again
 _THREADS = ThreadpoolController()
 _CODED = 256  # windows that are coded at once
+_HELD_OUT = 200  # clips that what learns the mean is judged on
 _THUMBNAIL = 4  # a picture's side for the Fréchet distance
 
 
@@ -51,14 +54,15 @@ class _Split:
 
     def __getitem__(self, i: int) -> dict:
         clip, hole = self.clip(i), self.hole(i)
+        guess = self._task.guess(clip, hole)
         if self._task.steady:
             tokens = self._codes[self._window(i)[0]][self._task.places(hole)].ravel()
         else:
             # As many threads as cores take longer over a few patches than one does.
             with _THREADS.limit(limits=1):
-                tokens = self._task.codec.encode(self._task.vectors(clip, hole))
+                tokens = self._task.codec.encode(self._task.vectors(clip, hole, guess))
         return {
-            "source": self._task.source(clip, hole),
+            "source": self._task.source(clip, hole, guess),
             "captions": (tokens,),
             "example_id": self._number * _ENDLESS + i,
         }
@@ -170,11 +174,13 @@ class Video(Splits):
             self.options, self.endings, self.beam = (), (".png", ".gif"), ()
             self.shown = ("frechet", "sharpness")
         self.length = self._targets * config.codec.levels
-        self._folder = workdir / "codec"
+        self._folder, self._filler = workdir / "codec", None
         # Without a configuration this is no run yet, and the codec is what a failed start left.
         if not (workdir / "config.json").exists():
             self._fit()
         self.codec = PatchCodec.load(self._folder)
+        if config.codec.reference == "mean":
+            self._filler = Filler.load(self._folder)
         if config.data.source == "shapes":
             self.message = (
                 "data: rendered shapes and digits; the model will know nothing else "
@@ -202,6 +208,11 @@ class Video(Splits):
             )
         if codec.reference != "none" and not self.holed:
             raise UserError("config.codec.reference: without holes there is none; set none")
+        if codec.reference == "mean" and options.image_size % CELL:
+            raise UserError(
+                f"config.data.image_size: {options.image_size} is no multiple of {CELL}, which "
+                "config.codec.reference=mean needs; set one"
+            )
         encoder = self._config.encoder
         if self.holed and encoder.kind == "clip" and {2 ** len(encoder.channels)} != {*patch[1:]}:
             side = 2 ** len(encoder.channels)
@@ -214,10 +225,13 @@ class Video(Splits):
     def _fit(self) -> None:
         """Fits the codec to what is missing of training clips and saves it."""
         options = self._config.codec
+        if options.reference == "mean":
+            self._filler = self._fitted_filler()
+            self._filler.save(self._folder)
         train = _Split(self._windows["train"], 0, self)
         count = options.fitted if train.unlimited else min(options.fitted, len(train))
         each = self._progress.track(range(count), count, f"reading {count:,} clips for the codec")
-        vectors = np.concatenate([self.vectors(train.clip(i), train.hole(i)) for i in each])
+        vectors = np.concatenate([self._coded(train.clip(i), train.hole(i)) for i in each])
         settings = {"size": options.size, "levels": options.levels}
         if options.quantiser == quantisers.VQVAE.kind:
             settings["steps"] = options.steps
@@ -235,6 +249,36 @@ class Video(Splits):
             minimise=fit,
             **settings,
         ).save(self._folder)
+
+    def _fitted_filler(self) -> Filler:
+        """What has learned the mean of what is missing, on clips as the networks will see them."""
+        options, size = self._config.codec.mean, self._config.codec.mean.batch_size
+        splits = [_Split(self._windows[name], i, self) for i, name in enumerate(data.SPLITS[:2])]
+
+        def rows(split, number):
+            clip, hole = split.clip(number), split.hole(number)
+            return self.guess(clip, hole) / metrics.PEAK, self._missing(hole), clip / metrics.PEAK
+
+        def batch(split, number):
+            numbers = (k % len(split) for k in range(number * size, (number + 1) * size))
+            seen, mask, clips = zip(*(rows(split, k) for k in numbers), strict=True)
+            return np.float32(seen), np.stack(mask), np.float32(clips)
+
+        train, held_out = splits
+        filler, psnr = Filler.fit(
+            (batch(train, number) for number in itertools.count()),
+            [batch(held_out, n) for n in range(-(-min(len(held_out), _HELD_OUT) // size))],
+            self._config.seed,
+            channels=options.channels,
+            steps=options.steps,
+            every=max(1, options.steps // 5),
+            minimise=fit,
+            progress=lambda steps: self._progress.track(
+                steps, len(steps), "learning the mean of what is missing"
+            ),
+        )
+        self._progress.message(f"the mean of what is missing: {psnr:.2f} dB of validation clips")
+        return filler
 
     # Data.
 
@@ -262,17 +306,35 @@ class Video(Splits):
         shape = self.grid, options.side, options.time
         return holes.draw(kind, *shape, uniform, largest=largest)
 
-    def _reference(self, clip: np.ndarray, hole: np.ndarray) -> np.ndarray:
-        """What codes are added to in the hole, float [F, H, W, 3]; from visible pixels alone."""
-        if self._config.codec.reference == "linear":
-            return metrics.interpolate(clip, holes.to_pixels(hole, self.patch))
-        return np.zeros(clip.shape)
+    def _missing(self, hole: np.ndarray) -> np.ndarray:
+        """The hole's pixels, bool [F, H, W]."""
+        return holes.to_pixels(hole, self.patch)
 
-    def vectors(self, clip: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    def guess(self, clip: np.ndarray, hole: np.ndarray) -> np.ndarray | None:
+        """The clip with a first guess in its hole, from visible pixels alone, float [F, H, W, 3].
+
+        It is linear in time, or the mean that has been learned. None without holes.
+        """
+        if not self.holed:
+            return None
+        mask = self._missing(hole)
+        guess = metrics.interpolate(clip, mask)
+        if self._filler is None:
+            return guess
+        return metrics.PEAK * self._filler(guess / metrics.PEAK, mask)
+
+    def _reference(self, guess: np.ndarray | None, shape: Sequence[int]) -> np.ndarray:
+        """What codes are added to."""
+        return np.zeros(shape) if self._config.codec.reference == "none" else guess
+
+    def vectors(self, clip: np.ndarray, hole: np.ndarray, guess: np.ndarray | None) -> np.ndarray:
         """The target's patches before they are coded, float32 [T, D]."""
-        differences = (clip - self._reference(clip, hole)) / metrics.PEAK
+        differences = (clip - self._reference(guess, clip.shape)) / metrics.PEAK
         rows = patches.split(differences.astype(np.float32), self.patch)
         return rows.reshape(-1, rows.shape[-1])[self.places(hole)]
+
+    def _coded(self, clip: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        return self.vectors(clip, hole, self.guess(clip, hole))
 
     def places(self, hole: np.ndarray) -> np.ndarray:
         """See `data.holes.places`."""
@@ -298,22 +360,25 @@ class Video(Splits):
 
         return cached_array(cache_folder() / f"codes-{key.hexdigest()[:24]}.npy", fill)
 
-    def source(self, clip: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray] | None:
+    def source(
+        self, clip: np.ndarray, hole: np.ndarray, guess: np.ndarray | None
+    ) -> dict[str, np.ndarray] | None:
         """What the networks see of a clip; none of the hole's pixels is read.
 
         Args:
           clip: uint8 [F, H, W, 3].
           hole: bool [slots, rows, columns].
+          guess: see there.
 
         Returns:
           "clip": uint8 [slots, H, W, 4 t], of each of a slot's frames red, green, blue and whether
-          a pixel is missing; a missing one is interpolated in time between visible ones, a start
-          for what has to be found; "places": see `data.holes.places`. None without holes.
+          a pixel is missing; a missing one is as guessed, a start for what has to be found;
+          "places": see `data.holes.places`. None without holes.
         """
         if not self.holed:
             return None
-        mask = holes.to_pixels(hole, self.patch)
-        seen = np.where(mask[..., None], metrics.interpolate(clip, mask), clip)
+        mask = self._missing(hole)
+        seen = np.where(mask[..., None], guess, clip)
         channels = np.concatenate([np.round(seen), 255 * mask[..., None]], axis=-1).astype(np.uint8)
         slots = channels.reshape(self.grid[0], self.patch[0], *channels.shape[1:])
         slots = np.moveaxis(slots, 1, 3).reshape(*self.grid[:1], *channels.shape[1:3], -1)
@@ -323,7 +388,7 @@ class Video(Splits):
         size = self._config.data.image_size
         empty = np.zeros((self._config.data.frames, size, size, 3), np.uint8)
         hole = self.draw_hole(lambda: 0.0, largest=True)
-        source = self.source(empty, hole)
+        source = self.source(empty, hole, empty)
         return {
             "source": source and {name: leaf[None] for name, leaf in source.items()},
             "source_mask": None,
@@ -375,7 +440,10 @@ class Video(Splits):
                 "fewer frames"
             )
         self._requested = _Request(film, box, times, starts, small, hidden)
-        sources = [self.source(*pair) for pair in zip(small, hidden, strict=True)]
+        sources = [
+            self.source(clip, hole, self.guess(clip, hole))
+            for clip, hole in zip(small, hidden, strict=True)
+        ]
         batch = {
             "source": {name: np.stack([each[name] for each in sources]) for name in sources[0]},
             "source_mask": None,
@@ -397,12 +465,13 @@ class Video(Splits):
                 f"--length: {len(tokens)} tokens fill {len(found)} of {missing} missing patches; "
                 "leave it out"
             )
-        rows = patches.split(self._reference(clip, hole), self.patch)
+        reference = self._reference(self.guess(clip, hole), clip.shape)
+        rows = patches.split(reference, self.patch)
         flat = rows.reshape(-1, rows.shape[-1])
         places = self.places(hole)[:missing]
         flat[places] += metrics.PEAK * found[:missing]
         filled = patches.join(flat.reshape(rows.shape), self.patch)
-        return metrics.blend(clip, holes.to_pixels(hole, self.patch), filled)
+        return metrics.blend(clip, self._missing(hole), filled)
 
     def save(self, path: Path, samples: Sequence[Sample]) -> list[Path]:
         """Writes clips, or pictures: the file named for a single one, numbered ones for several."""
@@ -535,7 +604,7 @@ class Video(Splits):
         return figures
 
     def _pixels(self, hidden: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [holes.to_pixels(hole, self.patch) for hole in hidden]
+        return list(map(self._missing, hidden))
 
     def _figures(self, filled, clips, hidden) -> dict[str, Metric]:
         figures = metrics.figures(filled, clips, self._pixels(hidden))
@@ -581,7 +650,7 @@ class Video(Splits):
         del num_samples
         clips, hidden = self._truths(split, count)
         coded = [
-            self.fill(clip, hole, self.codec.encode(self.vectors(clip, hole)))
+            self.fill(clip, hole, self.codec.encode(self._coded(clip, hole)))
             for clip, hole in zip(clips, hidden, strict=True)
         ]
         half = count // 2
@@ -590,7 +659,7 @@ class Video(Splits):
         )
         quality = patches.quality(
             self.codec,
-            np.concatenate([self.vectors(c, h) for c, h in zip(clips, hidden, strict=True)]),
+            np.concatenate([self._coded(c, h) for c, h in zip(clips, hidden, strict=True)]),
         )
         lines = [
             f"codec: {self.codec.bits_per_patch:.1f} bits for a patch of "
@@ -627,7 +696,7 @@ class Video(Splits):
             shown = {"generated": made, "real": np.concatenate(clips)}
             return {"samples": pictures.strip(shown, folder / "samples.png")}
         for i, (clip, hole, sample) in enumerate(zip(clips, hidden, samples, strict=True)):
-            mask = holes.to_pixels(hole, self.patch)
+            mask = self._missing(hole)
             filled = self.fill(clip, hole, sample.tokens[0])
             masked = np.where(mask[..., None], np.uint8(255), clip)
             shown = {"masked": masked, "filled": filled, "true": clip}

@@ -81,6 +81,7 @@ CHANGES = {
     "box": {},
     "levels": {"codec.levels": 2},
     "linear": {"codec.reference": "linear"},
+    "mean": {"codec.reference": "mean"},
     "kinds": {"hole.kinds": ("frames", "patches"), "hole.evaluated": "patches"},
 }
 
@@ -108,6 +109,10 @@ def true_sample(task, split, i, count=1):
 # What the networks see
 
 
+def seen(task, clip, hole):
+    return task.source(clip, hole, task.guess(clip, hole))
+
+
 def test_pixels_of_the_hole_never_reach_the_networks(task):
     rng = np.random.default_rng(0)
     for i in range(8):
@@ -117,14 +122,12 @@ def test_pixels_of_the_hole_never_reach_the_networks(task):
         assert 0 < mask.sum() < mask.size
         noise = rng.integers(0, 256, clip.shape).astype(np.uint8)
         other = np.where(mask[..., None], noise, clip)
-        jax.tree.map(
-            np.testing.assert_array_equal, task.source(clip, hole), task.source(other, hole)
-        )
+        jax.tree.map(np.testing.assert_array_equal, seen(task, clip, hole), seen(task, other, hole))
         # Any visible pixel does.
         t, y, x = rng.permutation(np.argwhere(~mask))[0]
         other = clip.copy()
         other[t, y, x] ^= 255
-        assert (task.source(other, hole)["clip"] != task.source(clip, hole)["clip"]).any()
+        assert (seen(task, other, hole)["clip"] != seen(task, clip, hole)["clip"]).any()
 
 
 def test_a_source_is_the_visible_clip_and_where_it_is_not(task):
@@ -147,6 +150,8 @@ def test_a_target_is_the_codes_of_the_missing_patches(task):
     reference = np.zeros(clip.shape)
     if task._config.codec.reference == "linear":
         reference = metrics.interpolate(clip, holes.to_pixels(hole, task.patch))
+    elif task._config.codec.reference == "mean":
+        reference = task.guess(clip, hole)
     codes = split[2]["captions"][0].reshape(-1, levels)
     t, h, w = task.patch
     _, rows, columns = task.grid
@@ -447,6 +452,10 @@ def test_pictures_have_no_source_and_all_their_codes(tmp_path, judged):
         ({"data.image_size": 18}, r"config\.data\.image_size: 18 is no multiple"),
         ({"codec.reference": "cubic"}, r"config\.codec\.reference: no reference 'cubic'"),
         ({"hole.kinds": (), "codec.reference": "linear"}, "without holes there is none"),
+        (
+            {"codec.reference": "mean", "data.image_size": 20},
+            r"config\.data\.image_size: 20 is no multiple of 8, which",
+        ),
         (
             {"encoder.channels": (8,)},
             r"config\.encoder\.channels: 1 stages look at patches of 2 x 2",
