@@ -100,6 +100,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         evaluate_every=1500,
         select="nll",
         noise=False,
+        reverse=False,
         generator=generator_update(learning_rate=3e-3, warmup=200, decay=1.0, mle=1.0),
     )
     config.phases.pretrain_generator = phase(
@@ -137,7 +138,19 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         generator=generator_update(**adversarial),
         discriminator=discriminator_update(learning_rate=3e-4),
     )
-    # Another phase that config.phases.order may name.
+    # Other phases that config.phases.order may name; the first after an align with reverse=True.
+    config.phases.dual = phase(
+        steps=2000,
+        batch_size=64,
+        evaluate_every=500,
+        select="quality_diversity",
+        noise=False,
+        start_from="best",
+        reverse=True,
+        generator=generator_update(
+            learning_rate=1e-3, warmup=100, decay=1.0, mle=1.0, consistency=1.0
+        ),
+    )
     config.phases.pretrain_adversarial = pretrain_adversarial(
         generator_update(
             **adversarial | {"learning_rate": 1e-3, "warmup": 100, "policy_gradient": 0.1}
@@ -193,6 +206,7 @@ def _smoke(config):
         ("pretrain_discriminator", 10),
         ("adversarial", 10),
         ("finetune", 8),
+        ("dual", 8),
         ("pretrain_adversarial", 8),
     ):
         config.phases[name].update(steps=steps, batch_size=16, evaluate_every=1000)
@@ -261,19 +275,8 @@ def _dual(config):
     config.data.aligned = 0.1
     config.codec.max_size = 4000
     # Both directions from the pairs, and then from what they make of texts without a translation.
-    align = config.phases.align
-    align.update(steps=3000, evaluate_every=500, select="quality_diversity", reverse=True)
-    config.phases.dual = phase(
-        steps=2000,
-        batch_size=64,
-        evaluate_every=500,
-        select="quality_diversity",
-        noise=False,
-        start_from="best",
-        reverse=True,
-        generator=generator_update(
-            learning_rate=1e-3, warmup=100, decay=1.0, mle=1.0, consistency=1.0
-        ),
+    config.phases.align.update(
+        steps=3000, evaluate_every=500, select="quality_diversity", reverse=True
     )
     config.phases.order = ("align", "dual", *config.phases.order[1:])
 

@@ -95,7 +95,10 @@ class Run:
             replicas=seeds,
             reverse=_reverse(self.config, self.phases, self.task),
         )
-        uses_texts = (p.generator and p.generator.has("consistency") for p in self.phases)
+        uses_texts = (
+            phase.steps and phase.generator and phase.generator.has("consistency")
+            for phase in self.phases
+        )
         if config is not None and any(uses_texts):
             _ = self.task.apart  # what it lacks is better known before the phases that need less
         rewarded = config is not None and reward.function

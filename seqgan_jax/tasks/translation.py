@@ -86,7 +86,7 @@ class Translation(Splits):
                     "the end; set 2 or more"
                 )
         for option, usual in (("aligned", 1.0), ("source_texts", None), ("target_texts", None)):
-            if self._embedded and config.data[option] != usual:
+            if self._embedded and config.data.get(option, usual) != usual:
                 raise UserError(
                     f"config.data.{option}: is for texts of your own, and generated phrases are "
                     "all aligned; set config.data.path too, or leave it out"
@@ -132,8 +132,8 @@ class Translation(Splits):
 
     def _texts_alone(self, side: str) -> Iterator[str]:
         """The texts of `config.data.source_texts` or `target_texts`."""
-        path = self._config.data[f"{side}_texts"]
-        return filter(None, parallel.read_lines(Path(path))) if path else iter(())
+        path = self._config.data.get(f"{side}_texts")
+        return filter(None, parallel.read_lines(Path(path).expanduser())) if path else iter(())
 
     def _fit(self, texts: Iterator[str]) -> TextCodec:
         options = self._config.codec
@@ -164,7 +164,7 @@ class Translation(Splits):
     def _aligned(self) -> tuple[parallel.Corpus, list[parallel.Pair]]:
         """The training pairs that are used as such, and those whose texts are used apart."""
         data = self._config.data
-        pairs, others = parallel.split_apart(self._fitting(), data.aligned, data.seed)
+        pairs, others = parallel.split_apart(self._fitting(), data.get("aligned", 1.0), data.seed)
         if others:
             self._progress.message(
                 f"data: {len(pairs):,} of these pairs are aligned (config.data.aligned)"

@@ -93,8 +93,9 @@ class GeneratorUpdate(Update):
       baseline_decay: how much of the moving average stays at an update.
       group_size: sequences sampled for each source; more than one with the baseline 'group'.
       normalise: a name in `core.rewards.NORMALISATIONS`, applied to the advantages of a batch.
-      consistency: weight of reconstructing a text that has no pair from how the reverse translator
-        and this one translate it to each other; only in a phase with `reverse`.
+      consistency: what `mle` is multiplied by for texts without a translation, each of which is
+        reconstructed from how the other of two translators translates it; only in a phase with
+        `reverse`.
       reuse: how many times the optimiser steps on one batch of samples and values, within one
         update; more than one with an importance ratio.
       clip_ratio: how far that ratio may be from 1 before it gives no gradient.
@@ -284,6 +285,11 @@ class Phase:
     def networks(self) -> tuple[str, ...]:
         """The networks that it updates."""
         return tuple(name for name in NETWORKS if getattr(self, name))
+
+    @property
+    def all_networks(self) -> tuple[str, ...]:
+        """The same, and 'reverse' where the reverse translator is trained along."""
+        return (*self.networks, "reverse") if self.reverse else self.networks
 
     @property
     def cycle(self) -> int:
@@ -544,6 +550,11 @@ def _check_phase(phase: Phase, where: str) -> None:
         raise UserError(
             f"{where}.noise: False is for a phase of maximum likelihood alone; set True"
         )
+    if phase.reverse and phase.frozen:
+        raise UserError(
+            f"{where}.frozen: names no parameters of the reverse translator, which is trained "
+            "along; set (), or reverse to False"
+        )
     if phase.reverse and not (phase.only_likelihood and phase.targets == 1):
         raise UserError(
             f"{where}.reverse: True is for a phase of maximum likelihood alone, one target a "
@@ -602,6 +613,11 @@ def _check_generator(phase: Phase, where: str) -> None:
         raise UserError(
             f"{where}.guided_attention: is of the attention with which maximum likelihood reads "
             "real targets; set mle too"
+        )
+    if update.has("consistency") and not update.has("mle"):
+        raise UserError(
+            f"{where}.consistency: is how much maximum likelihood counts for texts without a "
+            "translation; set mle too"
         )
     if update.has("consistency") and not phase.reverse:
         raise UserError(
@@ -663,7 +679,7 @@ def check_order(phases: Sequence[Phase], given: Sequence[str]) -> None:
     Raises:
       UserError: names the phase and the option.
     """
-    trained, turned = set(given), False
+    trained = set(given)
     done: dict[str, set[str]] = {}  # what was trained at each phase's end
     for phase in phases:
         if not phase.steps:
@@ -689,12 +705,11 @@ def check_order(phases: Sequence[Phase], given: Sequence[str]) -> None:
                 f"{where}.generator.policy_gradient: its rewards would be those of a discriminator "
                 "that nothing trains; put a phase that trains it before this one"
             )
-        if update and update.has("consistency") and not turned:
+        if update and update.has("consistency") and "reverse" not in trained:
             raise UserError(
                 f"{where}.generator.consistency: nothing before it has trained the reverse "
                 "translator; put a phase with reverse=True and without consistency before this one"
             )
-        turned = turned or phase.reverse
         if phase.stop.regain and "generator" in missing:
             raise UserError(
                 f"{where}.stop.regain: nothing before it has trained the generator, so that it "
@@ -707,7 +722,7 @@ def check_order(phases: Sequence[Phase], given: Sequence[str]) -> None:
                 f"{where}.start_from: '{phase.start_from}' is no phase before it; choose from "
                 f"{', '.join(('best', *done))}, or set ''"
             )
-        trained |= set(phase.networks)
+        trained |= set(phase.all_networks)
         done[phase.name] = set(trained)
 
 

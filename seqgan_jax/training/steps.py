@@ -36,7 +36,7 @@ from seqgan_jax.training.state import (
 )
 
 # What a step's random numbers are for: each purpose folds its number into the step's key.
-SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH, HELD_OUT, ACCEPT, REVERSE = range(8)
+SAMPLE, NOISE, ROLLOUT, DROPOUT, FRESH, HELD_OUT, ACCEPT, REVERSE, SHUFFLE = range(9)
 
 
 class Reverse(NamedTuple):
@@ -309,9 +309,7 @@ class Steps:
 
     def _begin_phase(self, state: TrainState, *, index: int, phase: Phase) -> TrainState:
         if not phase.noise:
-            ours = self.generator
-            silent = silence(state.generator.params, ours.noise_layers, ours.noise_size)
-            state = state.replace(generator=state.generator.replace(params=silent))
+            state = state.replace(generator=self._silenced(state.generator))
         params = copy(state.discriminator.params)
         if phase.transfer:
             params = transfer(state.generator.params, params)
@@ -320,7 +318,10 @@ class Steps:
             "generator": state.generator,
             "discriminator": state.discriminator.replace(params=params),
         }
-        for name in phase.networks:
+        if phase.reverse:
+            reverse = state.reverse if phase.noise else self.reverse._silenced(state.reverse)
+            networks["reverse"] = reverse
+        for name in phase.all_networks:
             network = networks[name]
             trained = self._trained(network.params, name, phase)
             optimizer = per_parameter(
@@ -329,10 +330,6 @@ class Steps:
                 network.optimizer,
             )
             networks[name] = network.replace(optimizer=optimizer)
-        if phase.reverse and self.reverse:
-            turned = state.replace(generator=state.reverse)
-            turned = self.reverse._begin_phase(turned, index=index, phase=phase)
-            networks["reverse"] = turned.generator
         watched = self._watched()
         watched["safety"] = watched["safety"].replace(skipped=jnp.copy(state.safety.skipped))
         if phase.generator and phase.generator.has("kl"):
@@ -345,6 +342,11 @@ class Steps:
             **networks,
             **watched,
         )
+
+    def _silenced(self, network: Network) -> Network:
+        """The generator, or one of its kind, with weights of 0 for noise."""
+        layers, size = self.generator.noise_layers, self.generator.noise_size
+        return network.replace(params=silence(network.params, layers, size))
 
     def _trained(self, params, network: str, phase: Phase) -> Any:
         """Which parameters of a network a phase doesn't freeze: booleans in their structure."""
@@ -636,14 +638,13 @@ class Steps:
         return after.replace(reverse=other.generator, safety=safety), metrics | told
 
     def _translated(self, params, batch, key) -> sampling.Samples:
-        """The most probable token at each step, as many as the batch's targets have.
+        """A translation for each row: the most probable token at each step.
 
         With few pairs such translations teach more than samples do (Edunov et al., 2018,
         arXiv:1808.09381).
         """
         rows = self.layout.rows.numbers(len(batch["example_id"]))
-        length = batch["target"].shape[1]
-        return self._sample(params, batch, key, rows, sampling.Truncation(top_k=1), (), length)
+        return self._sample(params, batch, key, rows, sampling.Truncation(top_k=1), ())
 
     def _guarded(
         self, old: TrainState, new: TrainState, network: str, sound, entropy=None
@@ -742,6 +743,8 @@ class Steps:
         if has_mle:
             mask = _weights(batch, batch["mask"])
             share = mask / jnp.maximum(totals["real"], 1.0)
+            if "factor" in batch:
+                share *= batch["factor"][:, None]
             found = _log_likelihood(projected, target, share, None, mask)
             terms["mle"] = -update.weight("mle", done) * found.value
         if has_words:
@@ -1028,10 +1031,11 @@ class Steps:
 
         pool = jax.lax.cond(turn == 0, fill, lambda: state.pool)
         # An epoch is one way through the pool, which is shuffled before.
+        shuffle = jax.random.fold_in(key, SHUFFLE)
         pool = jax.lax.cond(
             place == 0,
             lambda pool: pool.at[: each_epoch * size].set(
-                jax.random.permutation(key, pool[: each_epoch * size])
+                jax.random.permutation(shuffle, pool[: each_epoch * size])
             ),
             lambda pool: pool,
             pool,
@@ -1184,17 +1188,18 @@ class Steps:
 
     # Writing and judging.
 
-    def _sample(self, params, batch, key, sample_index, truncation, forced, length=None):
+    def _sample(self, params, batch, key, sample_index, truncation, forced):
         """One sequence a row; rows may be several samples of one source, source-major."""
-        length = length or self.length
         sources = len(batch["example_id"])
         example = jnp.repeat(batch["example_id"], len(sample_index) // sources)
         z = self._noise(jax.random.fold_in(key, NOISE), example, sample_index)
-        draws = sampling.uniforms(jax.random.fold_in(key, SAMPLE), example, sample_index, length)
+        draws = sampling.uniforms(
+            jax.random.fold_in(key, SAMPLE), example, sample_index, self.length
+        )
         memory = self._call(
             self.generator, params, "encode", batch["source"], batch["source_mask"], train=False
         )
-        start = self._call(self.generator, params, "initial_state", memory, z, length)
+        start = self._call(self.generator, params, "initial_state", memory, z, self.length)
 
         def step(state, token):
             state, logits = self._call(self.generator, params, "step", memory, state, token)
@@ -1375,13 +1380,20 @@ class Steps:
 
 
 def _reading(batch: dict[str, Any], sample: sampling.Samples, weight) -> dict[str, Any]:
-    """The batch with the sample as source of those rows that are no pair, and their weight."""
+    """The batch with the sample as source of those rows that are no pair.
+
+    A sample may be longer than what the batch was cut to. 'factor' is of each row's loss, [B].
+    """
     paired = batch["paired"] > 0
-    chosen = lambda own, other: jnp.where(paired[:, None], own, other)
+
+    def chosen(own, other):
+        own = jnp.pad(own, ((0, 0), (0, other.shape[1] - own.shape[1])))
+        return jnp.where(paired[:, None], own, other)
+
     return batch | {
         "source": chosen(batch["source"], sample.tokens),
         "source_mask": chosen(batch["source_mask"], sample.mask),
-        "weight": batch["weight"] * jnp.where(paired, 1.0, weight),
+        "factor": jnp.where(paired, 1.0, weight),
     }
 
 

@@ -59,15 +59,8 @@ def batch(paired=(1, 0, 1, 0)):
 
 @pytest.fixture(scope="module")
 def steps():
-    theirs = LSTMGenerator(SOURCES, BiLSTMEncoder(V, 4, 6), 5, 8, 1, 4, 6, Z)
-    return Steps(
-        LSTMGenerator(V, BiLSTMEncoder(SOURCES, 4, 6), 5, 8, 1, 4, 6, Z),
-        LSTMDiscriminator(V, BiLSTMEncoder(SOURCES, 4, 6), 5, 8, 1, 4, 4, 2, 2),
-        Vocabulary(size=V, bos=1, pad=0, eos=2),
-        T,
-        clip=9.0,
-        reverse=Reverse(theirs, Vocabulary(size=SOURCES, bos=1, pad=0, eos=2), S),
-    )
+    ours, theirs = networks()
+    return Steps(*ours, clip=9.0, reverse=theirs)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +105,7 @@ def test_of_pairs_each_learns_as_if_it_were_alone(steps, state):
 
 def test_without_a_pair_each_reads_what_the_other_writes(steps, state):
     given, weight = batch(), 0.25
-    after, _ = step(steps, state, given, dual(weight))
+    after, metrics = step(steps, state, given, dual(weight))
     key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
     turned = Steps.turned(given)
     written = (
@@ -127,9 +120,18 @@ def test_without_a_pair_each_reads_what_the_other_writes(steps, state):
         for row in (1, 3):
             own["source"][row] = sample.tokens[row]
             own["source_mask"][row] = sample.mask[row]
-            own["weight"][row] = weight
+        own["factor"] = np.float32([1, weight, 1, weight])
         batches.append(own)
     assert_close((after.generator.params, after.reverse.params), alone(steps, state, batches))
+    # The weight scales a row's loss, whatever else is in the batch.
+    for params, which, own, name in (
+        (state.generator.params, steps, batches[0], "loss"),
+        (state.reverse.params, steps.reverse, batches[1], "loss_reverse"),
+    ):
+        given = {name: value for name, value in own.items() if name not in ("paired", "factor")}
+        each = which.likelihood(params, given, jax.random.key(0), num_noise=1)
+        expected = np.vdot(own["factor"], each) / own["mask"].sum()
+        np.testing.assert_allclose(metrics[f"generator/{name}"], expected, rtol=1e-4)
 
 
 def test_a_text_alone_teaches_only_the_one_that_writes_it(steps, state):
@@ -158,8 +160,25 @@ def test_a_step_that_is_not_finite_is_skipped_in_one_alone(steps, state, broken)
     assert moved(getattr(after, whole).params, getattr(state, whole).params)
 
 
-def test_they_learn_what_pairs_do_not_show(steps):
-    """A cipher: pairs show half of its letters, and texts alone show how letters follow."""
+class Babbling(Steps):
+    """Translations are random words, so that texts alone teach what is likely, and no more."""
+
+    def _translated(self, params, batch, key):
+        found = super()._translated(params, batch, key)
+        words = jax.random.randint(key, found.tokens.shape, 3, self.vocabulary.size)
+        return found._replace(tokens=jnp.where(found.mask > 0, words, found.tokens))
+
+
+def networks():
+    theirs = LSTMGenerator(SOURCES, BiLSTMEncoder(V, 4, 6), 5, 8, 1, 4, 6, Z)
+    ours = LSTMGenerator(V, BiLSTMEncoder(SOURCES, 4, 6), 5, 8, 1, 4, 6, Z)
+    judge = LSTMDiscriminator(V, BiLSTMEncoder(SOURCES, 4, 6), 5, 8, 1, 4, 4, 2, 2)
+    words = lambda size: Vocabulary(size=size, bos=1, pad=0, eos=2)
+    return (ours, judge, words(V), T), Reverse(theirs, words(SOURCES), S)
+
+
+def test_they_learn_from_each_other(steps):
+    """Six pairs of equal texts, and hundreds of texts alone: more than what is likely is learnt."""
     rng = np.random.default_rng(1)
 
     def texts(count):
@@ -185,12 +204,13 @@ def test_they_learn_what_pairs_do_not_show(steps):
     pairs = rows(known, known, 1)
     test = {k: v for k, v in rows(held_out, held_out, 1).items() if k != "paired"}
 
-    def nll(chosen, phase):
+    def nll(steps, phase):
+        rng = np.random.default_rng(2)
         begun = jax.jit(lambda: steps.begin_phase(steps.init(2, batch()), 0, PAIRS))()
         for k in range(300):
             picked = rng.integers(0, len(known), 8)
             given = {name: x[picked] for name, x in pairs.items()}
-            if chosen and k >= 100:
+            if phase is not PAIRS and k >= 100:
                 others = rows(*(alone[rng.integers(0, 400, 8)] for _ in range(2)), 0)
                 given = {name: np.concatenate([x, others[name]]) for name, x in given.items()}
             begun, _ = steps.train_step(begun, given, phase=phase if k >= 100 else PAIRS,
@@ -198,8 +218,11 @@ def test_they_learn_what_pairs_do_not_show(steps):
         found = steps.likelihood(begun.generator.params, test, jax.random.key(0), num_noise=1)
         return float(np.mean(found)) / 4
 
-    with_texts, without = nll(True, dual(1.0)), nll(False, PAIRS)
-    assert with_texts < 0.8 * without
+    ours, theirs = networks()
+    babbling = Babbling(*ours, clip=9.0, reverse=theirs)
+    babbling.reverse = Babbling(theirs.generator, ours[1], *theirs[1:], clip=9.0)
+    of_texts, of_pairs = nll(babbling, dual(1.0)), nll(steps, PAIRS)
+    assert nll(steps, dual(1.0)) < 0.9 * min(of_texts, of_pairs)
 
 
 @pytest.fixture
@@ -267,6 +290,21 @@ def test_a_run_of_both_phases_goes_on_where_it_was(corpus, tmp_path):
         ({"data.path": None}, "config.data.aligned: is for texts of your own"),
         ({"data.path": None, "data.aligned": 1.0}, "config.data.target_texts: is for texts of"),
         ({"phases.order": ("dual",)}, "config.phases.dual.generator.consistency: nothing before"),
+        (
+            {
+                "phases.order": ("pretrain_generator", "align", "dual"),
+                "phases.dual.start_from": "pretrain_generator",
+            },
+            "config.phases.dual.generator.consistency: nothing before",
+        ),
+        (
+            {"phases.dual.generator.mle": 0.0, "phases.dual.generator.words": 1.0},
+            "config.phases.dual.generator.consistency: is how much maximum",
+        ),
+        (
+            {"phases.dual.frozen": ("generator/encoder",)},
+            "config.phases.dual.frozen: names no parameters of the reverse",
+        ),
         ({"phases.dual.reverse": False}, "config.phases.dual.generator.consistency: needs a"),
         ({"phases.dual.targets": 2}, "config.phases.dual.reverse: True is for a phase of maximum"),
     ],
