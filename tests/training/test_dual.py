@@ -294,6 +294,8 @@ def test_a_run_of_both_phases_goes_on_where_it_was(corpus, tmp_path):
             {
                 "phases.order": ("pretrain_generator", "align", "dual"),
                 "phases.dual.start_from": "pretrain_generator",
+                "phases.pretrain_generator.start_from": "",
+                "phases.pretrain_generator.stop.regain": False,
             },
             "config.phases.dual.generator.consistency: nothing before",
         ),
