@@ -45,6 +45,7 @@ def state_of(step, size=3):
         key=jax.random.key_data(jax.random.key(step)),
         generator=network(),
         discriminator=network(),
+        reverse=None,
         rollout={"w": array(2, size)},
         baseline=array(4),
         pool=jnp.full((2, 4), step, jnp.int32),
