@@ -273,7 +273,12 @@ def _dual(config):
     """A tenth of the pairs, and the others' texts as if nobody had translated them."""
     _multi30k(config)
     config.data.aligned = 0.1
+    # Few pairs: smaller networks and fewer pieces.
     config.codec.max_size = 4000
+    config.encoder.update(embedding_size=128, size=128)
+    for network in (config.generator, config.discriminator):
+        network.update(embedding_size=128, hidden_size=128, attention_size=128)
+    config.generator.output_size = 128
     # Both directions from the pairs, and then from what they make of texts without a translation.
     config.phases.align.update(
         steps=3000, evaluate_every=500, select="quality_diversity", reverse=True
