@@ -231,7 +231,7 @@ class Video(Splits):
         train = _Split(self._windows["train"], 0, self)
         count = options.fitted if train.unlimited else min(options.fitted, len(train))
         each = self._progress.track(range(count), count, f"reading {count:,} clips for the codec")
-        vectors = np.concatenate([self._coded(train.clip(i), train.hole(i)) for i in each])
+        vectors = np.concatenate([self.vectors(train.clip(i), train.hole(i)) for i in each])
         settings = {"size": options.size, "levels": options.levels}
         if options.quantiser == quantisers.VQVAE.kind:
             settings["steps"] = options.steps
@@ -323,18 +323,21 @@ class Video(Splits):
             return guess
         return metrics.PEAK * self._filler(guess / metrics.PEAK, mask)
 
-    def _reference(self, guess: np.ndarray | None, shape: Sequence[int]) -> np.ndarray:
-        """What codes are added to."""
-        return np.zeros(shape) if self._config.codec.reference == "none" else guess
+    def _reference(
+        self, clip: np.ndarray, hole: np.ndarray, guess: np.ndarray | None = None
+    ) -> np.ndarray:
+        """What codes are added to, float [F, H, W, 3]; the guess where that is known already."""
+        if self._config.codec.reference == "none":
+            return np.zeros(clip.shape)
+        return self.guess(clip, hole) if guess is None else guess
 
-    def vectors(self, clip: np.ndarray, hole: np.ndarray, guess: np.ndarray | None) -> np.ndarray:
+    def vectors(
+        self, clip: np.ndarray, hole: np.ndarray, guess: np.ndarray | None = None
+    ) -> np.ndarray:
         """The target's patches before they are coded, float32 [T, D]."""
-        differences = (clip - self._reference(guess, clip.shape)) / metrics.PEAK
+        differences = (clip - self._reference(clip, hole, guess)) / metrics.PEAK
         rows = patches.split(differences.astype(np.float32), self.patch)
         return rows.reshape(-1, rows.shape[-1])[self.places(hole)]
-
-    def _coded(self, clip: np.ndarray, hole: np.ndarray) -> np.ndarray:
-        return self.vectors(clip, hole, self.guess(clip, hole))
 
     def places(self, hole: np.ndarray) -> np.ndarray:
         """See `data.holes.places`."""
@@ -361,14 +364,14 @@ class Video(Splits):
         return cached_array(cache_folder() / f"codes-{key.hexdigest()[:24]}.npy", fill)
 
     def source(
-        self, clip: np.ndarray, hole: np.ndarray, guess: np.ndarray | None
+        self, clip: np.ndarray, hole: np.ndarray, guess: np.ndarray | None = None
     ) -> dict[str, np.ndarray] | None:
         """What the networks see of a clip; none of the hole's pixels is read.
 
         Args:
           clip: uint8 [F, H, W, 3].
           hole: bool [slots, rows, columns].
-          guess: see there.
+          guess: see there; where that is known already.
 
         Returns:
           "clip": uint8 [slots, H, W, 4 t], of each of a slot's frames red, green, blue and whether
@@ -378,6 +381,7 @@ class Video(Splits):
         if not self.holed:
             return None
         mask = self._missing(hole)
+        guess = self.guess(clip, hole) if guess is None else guess
         seen = np.where(mask[..., None], guess, clip)
         channels = np.concatenate([np.round(seen), 255 * mask[..., None]], axis=-1).astype(np.uint8)
         slots = channels.reshape(self.grid[0], self.patch[0], *channels.shape[1:])
@@ -388,7 +392,7 @@ class Video(Splits):
         size = self._config.data.image_size
         empty = np.zeros((self._config.data.frames, size, size, 3), np.uint8)
         hole = self.draw_hole(lambda: 0.0, largest=True)
-        source = self.source(empty, hole, empty)
+        source = self.source(empty, hole, guess=empty)
         return {
             "source": source and {name: leaf[None] for name, leaf in source.items()},
             "source_mask": None,
@@ -440,10 +444,7 @@ class Video(Splits):
                 "fewer frames"
             )
         self._requested = _Request(film, box, times, starts, small, hidden)
-        sources = [
-            self.source(clip, hole, self.guess(clip, hole))
-            for clip, hole in zip(small, hidden, strict=True)
-        ]
+        sources = [self.source(*pair) for pair in zip(small, hidden, strict=True)]
         batch = {
             "source": {name: np.stack([each[name] for each in sources]) for name in sources[0]},
             "source_mask": None,
@@ -465,8 +466,7 @@ class Video(Splits):
                 f"--length: {len(tokens)} tokens fill {len(found)} of {missing} missing patches; "
                 "leave it out"
             )
-        reference = self._reference(self.guess(clip, hole), clip.shape)
-        rows = patches.split(reference, self.patch)
+        rows = patches.split(self._reference(clip, hole), self.patch)
         flat = rows.reshape(-1, rows.shape[-1])
         places = self.places(hole)[:missing]
         flat[places] += metrics.PEAK * found[:missing]
@@ -650,7 +650,7 @@ class Video(Splits):
         del num_samples
         clips, hidden = self._truths(split, count)
         coded = [
-            self.fill(clip, hole, self.codec.encode(self._coded(clip, hole)))
+            self.fill(clip, hole, self.codec.encode(self.vectors(clip, hole)))
             for clip, hole in zip(clips, hidden, strict=True)
         ]
         half = count // 2
@@ -659,7 +659,7 @@ class Video(Splits):
         )
         quality = patches.quality(
             self.codec,
-            np.concatenate([self._coded(c, h) for c, h in zip(clips, hidden, strict=True)]),
+            np.concatenate([self.vectors(c, h) for c, h in zip(clips, hidden, strict=True)]),
         )
         lines = [
             f"codec: {self.codec.bits_per_patch:.1f} bits for a patch of "

@@ -43,7 +43,7 @@ def dual(consistency):
     return dataclasses.replace(PAIRS, generator=update)
 
 
-def batch(paired=(1, 0, 1, 0)):
+def batch():
     rng = np.random.default_rng(0)
     lengths = lambda most: np.arange(most) < rng.integers(2, most + 1, (B, 1))
     return {
@@ -53,7 +53,7 @@ def batch(paired=(1, 0, 1, 0)):
         "mask": lengths(T).astype(np.float32),
         "example_id": np.arange(B, dtype=np.int32),
         "weight": np.ones(B, np.float32),
-        "paired": np.array(paired, np.float32),
+        "paired": np.float32([1, 0, 1, 0]),
     }
 
 
@@ -69,9 +69,10 @@ def state(steps):
     return jax.device_get(begun)
 
 
-def step(steps, state, given, phase, network="generator"):
-    after, metrics = steps.train_step(jax.tree.map(jnp.asarray, state), given, phase=phase,
-                                      network=network)  # fmt: skip
+def step(steps, state, given, phase):
+    after, metrics = steps.train_step(
+        jax.tree.map(jnp.asarray, state), given, phase=phase, network="generator"
+    )
     return jax.device_get(after), jax.device_get(metrics)
 
 
@@ -266,7 +267,7 @@ def run(folder, corpus, **changes):
 def test_a_run_of_both_phases_goes_on_where_it_was(corpus, tmp_path):
     """The reverse translator is in the checkpoints, and its likelihood in the evaluations.
 
-    Batches are cut to their longest text here, and what is written to be read is as short.
+    Batches are cut to their longest text here, and what is written to be read is not.
     """
     whole, _ = run(tmp_path / "whole", corpus, **{"phases.dual.steps": 4})
     run(tmp_path / "halves", corpus)
