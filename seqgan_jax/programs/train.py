@@ -32,9 +32,7 @@ def train(
     """Trains a run to its end, from wherever it stands, and shows what it has learned."""
     compilation_cache()
     directory = Path(workdir or f"runs/{config.task}-{config.variant}")
-    # Rough costs of one update, relative to another: rollouts are what takes long.
-    parsed = schedule.parse(config.phases, trained_elsewhere(config))
-    work = [phase.steps * (4.0 if phase.cycle > 1 else 1.0) for phase in parsed]
+    work = [phase.work for phase in schedule.parse(config.phases, trained_elsewhere(config))]
     silent = quiet or not processes.is_first()
     with Progress(work=work, quiet=silent) as progress, _writing(directory):
         run = Run(directory, config, progress, profile)

@@ -315,6 +315,12 @@ class Phase:
         """Whether its generator learns from rewards of what it samples."""
         return bool(self.generator) and self.generator.has("policy_gradient")
 
+    @property
+    def work(self) -> float:
+        """Roughly what all its steps cost, in updates without rollouts; one with them costs six."""
+        rolled = self.uses_rewards and self.generator.estimator == "rollout"
+        return self.steps * (1 + (5 * self.generator.updates / self.cycle if rolled else 0))
+
     def sources(self, network: str) -> int:
         """Sources of a network's batches."""
         return getattr(self, network).batch_size or self.batch_size

@@ -454,3 +454,19 @@ def test_what_speech_adds_is_refused_where_it_makes_no_sense(tiny_config, change
     with pytest.raises(UserError) as caught:
         phases.parse(tiny_config.phases)
     assert str(caught.value) == f"config.phases.adversarial.generator.{message}"
+
+
+def test_work_counts_rollouts(tiny_config):
+    update = {"updates": 1, "batch_size": 0, "learning_rate": 1.0, "warmup": 0, "decay": 0.0}
+    parsed = phases.parse(tiny_config.phases)[0]
+    plain = dataclasses.replace(
+        parsed, steps=100, generator=GeneratorUpdate(**update, mle=1.0), discriminator=None
+    )
+    assert plain.work == 100
+    # Of 20 updates one completes prefixes, and costs as much as six others.
+    rolled = GeneratorUpdate(**update, policy_gradient=1.0)
+    judged = DiscriminatorUpdate(**update | {"updates": 19})
+    turns = dataclasses.replace(plain, generator=rolled, discriminator=judged)
+    assert turns.work == pytest.approx(125)
+    whole = dataclasses.replace(rolled, estimator="actions")
+    assert dataclasses.replace(turns, generator=whole).work == 100
