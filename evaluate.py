@@ -29,6 +29,9 @@ BEAM_SIZE = flags.DEFINE_integer(
 RERANK = flags.DEFINE_integer(
     "rerank", 1, "Also judge the discriminator's choice of N times more.", lower_bound=1
 )
+TEMPERATURE = flags.DEFINE_float(
+    "temperature", 1.0, "Also judge what is drawn at this temperature.", lower_bound=0.01
+)
 REJECT = flags.DEFINE_bool("reject", False, "Also judge what the discriminator accepts.")
 LIMIT = flags.DEFINE_integer("limit", None, "Only so many sources.", lower_bound=2)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Sources at once.", lower_bound=2)
@@ -70,6 +73,7 @@ def main(argv):
                 "beam_size": BEAM_SIZE.value,
                 "rerank": RERANK.value,
                 "reject": REJECT.value,
+                "temperature": TEMPERATURE.value,
                 "limit": LIMIT.value,
                 "batch_size": BATCH_SIZE.value,
                 "replica": REPLICA.value,

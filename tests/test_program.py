@@ -372,11 +372,13 @@ def test_evaluate_writes_every_figure(call, finished_run, tmp_path):
     shutil.copytree(finished_run, tmp_path / "run")
     arguments = [f"--workdir={tmp_path / 'run'}", "--num_samples=2", "--num_noise=2"]
     arguments += ["--batch_size=4", "--checkpoint=pretrain_generator,last", "--rerank=2"]
+    arguments += ["--temperature=0.01"]
     status, text, _ = call("evaluate", *arguments)
     assert status == 0
     wanted = {"nll", "nll_shuffled", "bleu_4", "rouge_l", "chrf", "cider_d", "self_bleu_4"}
     wanted |= {"distinct_1", "vocabulary_used", "novel_captions", "discriminator_accuracy"}
-    wanted |= {"reranked_cider_d", "reranked_self_bleu_4", "reranked_distinct_captions"}
+    for how in ("at_0.01", "reranked_at_0.01"):
+        wanted |= {f"{how}_{name}" for name in ("cider_d", "self_bleu_4", "distinct_captions")}
     for name, which in (
         ("evaluation-pretrain_generator", "pretrain_generator"),
         ("evaluation", "last"),
@@ -387,6 +389,9 @@ def test_evaluate_writes_every_figure(call, finished_run, tmp_path):
         for figure in found["metrics"].values():
             assert set(figure) == {"value", "stderr", "n", "unit"}
         assert found["metrics"]["nll"]["n"] == 8
+        # Nearly always the most probable words, where untrained networks draw any.
+        plain, cold = (found["metrics"][f"{x}distinct_captions"]["value"] for x in ("", "at_0.01_"))
+        assert cold < plain
     assert "one caption for all" in text
     for document in ("model_card.md", "report.html"):
         assert "last on test data" in (tmp_path / "run" / document).read_text()
@@ -502,6 +507,7 @@ def test_what_a_task_has_no_use_for_is_refused(refused, oracle_run, scenes_run):
     run = f"--workdir={oracle_run}"
     refused(["--beam_size", "model of oracle"], "evaluate", run, "--beam_size=2")
     refused(["--rerank", "model of oracle"], "evaluate", run, "--rerank=2")
+    refused(["--temperature", "model of oracle", "--sweep"], "evaluate", run, "--temperature=0.5")
     refused(["--num_samples", "sweep"], "evaluate", run, "--sweep=temperature", "--num_samples=2")
     refused(["--sweep", "captions"], "evaluate", f"--workdir={scenes_run}", "--sweep=temperature")
 

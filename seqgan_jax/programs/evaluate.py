@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from seqgan_jax.core.sampling import Truncation
 from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation import calibration, held_out, sweep
 from seqgan_jax.evaluation.report import Metric, table, write_evaluation
@@ -32,6 +33,7 @@ def evaluate(
     limit: int | None,
     seed: int,
     batch_size: int,
+    temperature: float = 1.0,
     replica: int | None = None,
     quiet: bool = False,
 ) -> None:
@@ -51,6 +53,8 @@ def evaluate(
       limit: how many sources; None for all.
       seed: of noise and samples.
       batch_size: sources at once.
+      temperature: at which to draw also, with the discriminator's choice from such draws; 1 for no
+        figures beside the usual ones.
       replica: which of a run of several seeds; None for all, of which the means are shown, with
         their standard errors over the seeds.
       quiet: no progress, the table alone.
@@ -65,12 +69,18 @@ def evaluate(
             raise UserError(f"--beam_size: of no use to a model of {run.task.name}; leave it out")
         if rerank > 1 and not run.task.beam:
             raise UserError(f"--rerank: of no use to a model of {run.task.name}; leave it out")
+        if temperature != 1.0 and not run.task.beam:
+            raise UserError(
+                f"--temperature: of no use to a model of {run.task.name}; leave it out, or set "
+                "--sweep=temperature"
+            )
         if swept:
             for option, value in (
                 ("num_samples", num_samples),
                 ("beam_size", beam_size),
                 ("rerank", rerank > 1),
                 ("reject", reject),
+                ("temperature", temperature != 1.0),
             ):
                 if value:
                     raise UserError(f"--{option}: of no use to a sweep; leave it out")
@@ -78,14 +88,24 @@ def evaluate(
         else:
             num_samples = num_samples or run.task.num_samples
             beam_size = beam_size or BEAM_SIZE
-            options = (num_samples, num_noise, beam_size, rerank, reject)
+            options = (num_samples, num_noise, beam_size, rerank, reject, temperature)
             lines = _evaluate(run, split, checkpoints, chosen, part, *options)
         document(run)
     print(*lines, f"written: {directory / 'evaluation.json'}", sep="\n")
 
 
 def _evaluate(
-    run: Run, split, checkpoints, chosen, part, num_samples, num_noise, beam_size, rerank, reject
+    run: Run,
+    split,
+    checkpoints,
+    chosen,
+    part,
+    num_samples,
+    num_noise,
+    beam_size,
+    rerank,
+    reject,
+    temperature,
 ) -> list[str]:
     columns, beside = {}, {}
     for which in checkpoints:
@@ -104,8 +124,10 @@ def _evaluate(
             )
             if run.task.beam:
                 found |= _beam_figures(run, state, split, part, beam_size)
-            if rerank > 1:
-                found |= _reranked_figures(run, state, split, part, num_samples, rerank)
+            for times in sorted({1, rerank}):
+                if (times, temperature) != (1, 1.0):
+                    options = (num_samples, temperature, times)
+                    found |= _drawn_figures(run, state, split, part, *options)
             if reject:
                 found |= _accepted_figures(run, state, split, part, num_samples)
             own.append(found)
@@ -141,7 +163,7 @@ def _accepted_figures(run: Run, state, split, part, num_samples) -> dict[str, Me
     return {_ACCEPTED + name: figure for name, figure in (figures | kept.figures).items()}
 
 
-def _reranked_figures(run: Run, state, split, part, num_samples, rerank):
+def _drawn_figures(run: Run, state, split, part, num_samples, temperature, rerank):
     size = {name: part[name] for name in ("batch_size", "limit")}
     kept = held_out.write(
         run.steps,
@@ -149,10 +171,12 @@ def _reranked_figures(run: Run, state, split, part, num_samples, rerank):
         run.task.sources(split, **size),
         seed=part["seed"],
         num_samples=num_samples,
+        truncation=Truncation(temperature=temperature),
         rerank=rerank,
     )
     figures = run.task.evaluate(split, list(kept), None, thorough=False)
-    return {f"reranked_{name}": figure for name, figure in figures.items()}
+    how = "reranked_" * (rerank > 1) + f"at_{temperature:g}_" * (temperature != 1.0)
+    return {how + name: figure for name, figure in figures.items()}
 
 
 def _beam_figures(run: Run, state, split, part, beam_size):
