@@ -57,7 +57,7 @@ def source(setting: Setting) -> jax.Array | None:
 
 def encode(params: Network, values):
     """What attention reads, once for all steps: its keys and values, or None."""
-    return None if values is None else (attention.additive_keys(params.attend, values), values)
+    return None if values is None else (attention.source_keys(params.attend, values), values)
 
 
 def zero_states(setting: Setting, lanes: int) -> tuple[lstm.State, ...]:
@@ -69,7 +69,7 @@ def output_inputs(params: Network, memory, hidden):
     """[h; c], what the output layer reads, [lanes, H or 2 H]."""
     if params.attend is None:
         return hidden
-    context, _ = attention.additive(params.attend, hidden, *memory)
+    context, _ = attention.read_source(params.attend, hidden, *memory)
     return jnp.concatenate([hidden, context], axis=-1)
 
 

@@ -1,4 +1,5 @@
-"""Additive attention, and multi-head attention with rotary positions and a cache of past steps."""
+"""Additive and multiplicative attention over a source, and multi-head attention with rotary
+positions and a cache of past steps."""
 
 from typing import NamedTuple
 
@@ -18,35 +19,46 @@ def _masked_softmax(scores: chex.Array, mask: chex.Array | None) -> chex.Array:
 
 
 class Additive(NamedTuple):
-    """Weights of additive attention: query [H, A], key [F, A], score [A]."""
+    """Weights of additive attention, whose scores are v . tanh(W_q q + W_k m_s) (Bahdanau et al.,
+    2015, eq. 6): query [H, A], key [F, A], score [A].
+    """
 
     query: chex.Array
     key: chex.Array
     score: chex.Array
 
 
-def additive_keys(weights: Additive, memory: chex.Array) -> chex.Array:
+class Multiplicative(NamedTuple):
+    """Weights of multiplicative attention, whose scores are (W_q q) . (W_k m_s) / sqrt(A) (Luong et
+    al., 2015, eq. 8, 'general', its matrix in two factors): query [H, A], key [F, A].
+    """
+
+    query: chex.Array
+    key: chex.Array
+
+
+def source_keys(weights: Additive | Multiplicative, memory: chex.Array) -> chex.Array:
     """Projects the source once for all later queries: [B, S, F] -> [B, S, A]."""
     chex.assert_rank(memory, 3)
     return memory @ weights.key
 
 
-def additive(
-    weights: Additive,
+def read_source(
+    weights: Additive | Multiplicative,
     query: chex.Array,
     keys: chex.Array,
     values: chex.Array,
     mask: chex.Array | None = None,
 ) -> tuple[chex.Array, chex.Array]:
-    """Additive attention, `softmax_s(v . tanh(W_q q + W_k m_s))` (Bahdanau et al., 2015, eq. 6).
+    """The mean of the source's positions by the softmax of their scores, for every query.
 
     Queries may be R lanes for each source, source-major: lanes b R .. b R + R - 1 read source b,
     so the source is never copied R times.
 
     Args:
-      weights: see `Additive`.
+      weights: which say how positions are scored.
       query: [B R, H].
-      keys: [B, S, A], from `additive_keys`.
+      keys: [B, S, A], from `source_keys`.
       values: [B, S, F], what is averaged.
       mask: [B, S], nonzero where a source position exists; a source without any gives zeros.
 
@@ -54,9 +66,12 @@ def additive(
       The context, [B R, F], and the attention weights, [B R, S].
     """
     chex.assert_rank([query, keys, values], [2, 3, 3])
-    batch = keys.shape[0]
-    projected = (query @ weights.query).reshape(batch, -1, keys.shape[-1])
-    scores = _scores(projected, keys, weights.score)
+    batch, _, size = keys.shape
+    projected = (query @ weights.query).reshape(batch, -1, size)
+    if isinstance(weights, Additive):
+        scores = _scores(projected, keys, weights.score)
+    else:
+        scores = (projected * size**-0.5) @ keys.swapaxes(1, 2)
     attention = _masked_softmax(scores, None if mask is None else (mask > 0)[:, None])
     context = attention @ values
     return context.reshape(-1, values.shape[-1]), attention.reshape(-1, keys.shape[1])

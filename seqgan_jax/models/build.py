@@ -10,7 +10,7 @@ from seqgan_jax.errors import UserError
 from seqgan_jax.models.cnn_discriminator import CNNDiscriminator
 from seqgan_jax.models.discriminator import LSTMDiscriminator
 from seqgan_jax.models.encoders import ENCODERS
-from seqgan_jax.models.generator import LSTMGenerator
+from seqgan_jax.models.generator import ATTENTIONS, LSTMGenerator
 from seqgan_jax.models.interface import Discriminator, Generator
 from seqgan_jax.models.ratio_discriminator import RatioDiscriminator
 from seqgan_jax.models.transformer import POSITIONS, TransformerGenerator
@@ -165,6 +165,11 @@ def generator(
         )
     if kind == "transformer":
         _check_transformer(built, "config.generator", "embedding_size")
+    elif built.attention not in ATTENTIONS:
+        raise UserError(
+            f"config.generator.attention: no attention '{built.attention}'; choose from "
+            f"{', '.join(ATTENTIONS)}"
+        )
     return built
 
 
@@ -196,6 +201,7 @@ def discriminator(
         "bos": vocabulary.bos,
         "pad": vocabulary.pad,
         "encoder": _encoder(config, source_vocabulary),
+        "attention": config.generator.get("attention", ATTENTIONS[0]),
     }
     if kind == "ratio":
         options["opponent"] = generator(config, vocabulary, source_vocabulary)

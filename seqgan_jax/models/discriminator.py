@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from seqgan_jax.core import attention, lstm
-from seqgan_jax.models.generator import additive_parameters, lstm_parameters
+from seqgan_jax.models.generator import attention_parameters, lstm_parameters
 from seqgan_jax.models.interface import Memory
 
 
@@ -57,6 +57,7 @@ class LSTMDiscriminator(nn.Module):
       feature_size: U, size of u.
       num_heads: K.
       head_size: D.
+      attention: how the source's positions are scored: see `generator.ATTENTIONS`.
       dropout: rate on embeddings and on the layers' outputs in training.
       likelihood: whether the score has the prefix's log-likelihood in it.
       bos: the token read before the first one; with `likelihood`.
@@ -72,6 +73,7 @@ class LSTMDiscriminator(nn.Module):
     feature_size: int
     num_heads: int
     head_size: int
+    attention: str = "additive"
     dropout: float = 0.0
     likelihood: bool = False
     bos: int = 0
@@ -91,8 +93,8 @@ class LSTMDiscriminator(nn.Module):
             for i in range(self.num_layers)
         ]
         if self.encoder is not None:
-            self.attend = additive_parameters(
-                self, "attention", self.hidden_size, self.encoder.size, self.attention_size
+            self.attend = attention_parameters(
+                self, self.attention, self.hidden_size, self.encoder.size, self.attention_size
             )
             self.start = nn.Dense(2 * self.num_layers * self.hidden_size)
         self.hidden = nn.Dense(self.feature_size)
@@ -113,7 +115,7 @@ class LSTMDiscriminator(nn.Module):
         if self.encoder is None:
             return Memory(None, None, None, None)
         values, summary = self.encoder(source, source_mask, train=train)
-        return Memory(attention.additive_keys(self.attend, values), values, source_mask, summary)
+        return Memory(attention.source_keys(self.attend, values), values, source_mask, summary)
 
     def initial_state(self, memory: Memory, batch: int) -> State:
         """The state before the first token: from the source's summary, or zero without a source."""
@@ -133,9 +135,8 @@ class LSTMDiscriminator(nn.Module):
         """[lanes, E], [lanes, H] -> u, [lanes, U]."""
         parts = [embedded, hidden] if self.likelihood else [hidden]
         if self.encoder is not None:
-            parts.append(
-                attention.additive(self.attend, hidden, memory.keys, memory.values, memory.mask)[0]
-            )
+            keys, values, mask = memory.keys, memory.values, memory.mask
+            parts.append(attention.read_source(self.attend, hidden, keys, values, mask)[0])
         return jnp.tanh(self.hidden(jnp.concatenate(parts, axis=-1)))
 
     def _log_probs(self, features, tokens):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from seqgan_jax.core import attention, lstm
 from seqgan_jax.models.interface import Memory
 
+ATTENTIONS = ("additive", "multiplicative")
 Initializer = Callable[[chex.PRNGKey, tuple[int, ...]], chex.Array]
 
 
@@ -47,16 +48,20 @@ def lstm_parameters(
     )
 
 
-def additive_parameters(
-    module: nn.Module, name: str, query: int, key: int, size: int
-) -> attention.Additive:
-    """Declares the weights of additive attention in a Linen module."""
+def attention_parameters(
+    module: nn.Module, kind: str, query: int, key: int, size: int
+) -> attention.Additive | attention.Multiplicative:
+    """Declares the weights of attention over the source in a Linen module, of a kind of
+    `ATTENTIONS`."""
     init = nn.initializers.glorot_uniform()
-    return attention.Additive(
-        module.param(f"{name}_query", init, (query, size)),
-        module.param(f"{name}_key", init, (key, size)),
-        module.param(f"{name}_score", nn.initializers.normal(size**-0.5), (size,)),
+    projections = (
+        module.param("attention_query", init, (query, size)),
+        module.param("attention_key", init, (key, size)),
     )
+    if kind == "multiplicative":
+        return attention.Multiplicative(*projections)
+    score = module.param("attention_score", nn.initializers.normal(size**-0.5), (size,))
+    return attention.Additive(*projections, score)
 
 
 def noisy_or(logits: chex.Array, mask: chex.Array | None) -> chex.Array:
@@ -109,6 +114,7 @@ class LSTMGenerator(nn.Module):
       hidden_size: H of each layer.
       num_layers: L.
       attention_size: A.
+      attention: how positions of the source, or the noise's, are scored: see `ATTENTIONS`.
       output_size: size of u; 0 for logits straight from [h; c], as in Yu et al. (2017).
       noise_size: Z; 0 for none.
       noise_slots: positions that z is projected to where there is no source.
@@ -130,6 +136,7 @@ class LSTMGenerator(nn.Module):
     noise_size: int
     noise_slots: int = 8
     noise_per_step: bool = False
+    attention: str = "additive"
     dropout: float = 0.0
     init_scale: float = 0.0
     remat: bool = False
@@ -171,8 +178,8 @@ class LSTMGenerator(nn.Module):
             )
         if self.has_memory:
             context = self.encoder.size if self.encoder is not None else self.hidden_size
-            self.attend = additive_parameters(
-                self, "attention", self.hidden_size, context, self.attention_size
+            self.attend = attention_parameters(
+                self, self.attention, self.hidden_size, context, self.attention_size
             )
             self.start = nn.Dense(2 * self.num_layers * self.hidden_size)
         if self.encoder is not None:
@@ -190,7 +197,7 @@ class LSTMGenerator(nn.Module):
         if self.encoder is None:
             return Memory(None, None, None, None)
         values, summary = self.encoder(source, source_mask, train=train)
-        return Memory(attention.additive_keys(self.attend, values), values, source_mask, summary)
+        return Memory(attention.source_keys(self.attend, values), values, source_mask, summary)
 
     def initial_state(self, memory: Memory, z: chex.Array, max_length: int) -> State:
         """The layers' states from the summary and the noise, z [B R, Z] against a memory of [B].
@@ -212,7 +219,7 @@ class LSTMGenerator(nn.Module):
         if self.encoder is None:
             known = z
             values = jnp.tanh(self.slots(z)).reshape(lanes, self.noise_slots, self.hidden_size)
-            slots = attention.additive_keys(self.attend, values), values
+            slots = attention.source_keys(self.attend, values), values
         else:
             summary = memory.summary
             known = jnp.concatenate(
@@ -227,7 +234,7 @@ class LSTMGenerator(nn.Module):
         parts = [embedded, hidden] if self.output_size else [hidden]
         if self.has_memory:
             keys, values = (memory.keys, memory.values) if slots is None else slots
-            context, weights = attention.additive(
+            context, weights = attention.read_source(
                 self.attend, hidden, keys, values, None if slots else memory.mask
             )
             self.sow("intermediates", "attention", weights)

@@ -65,8 +65,8 @@ class AdditiveTest(chex.TestCase):
         self.repeated = np.repeat(self.memory, R, axis=0), np.repeat(self.mask, R, axis=0)
 
     def attend(self, query, memory, mask):
-        keys = attention.additive_keys(self.weights, memory)
-        return attention.additive(self.weights, query, keys, memory, mask)
+        keys = attention.source_keys(self.weights, memory)
+        return attention.read_source(self.weights, query, keys, memory, mask)
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_lanes_equal_loop_over_repeated_memory(self):
@@ -107,8 +107,8 @@ class AdditiveTest(chex.TestCase):
             return jnp.einsum("bs,bsf->bf", read, memory), read
 
         def ours(weights, query, memory):
-            keys = attention.additive_keys(weights, memory)
-            return attention.additive(weights, query, keys, memory, self.mask)
+            keys = attention.source_keys(weights, memory)
+            return attention.read_source(weights, query, keys, memory, self.mask)
 
         gradient = lambda attend: jax.jit(jax.grad(functools.partial(loss, attend), (0, 1, 2)))
         point = (self.weights, self.query, self.memory)
@@ -119,8 +119,8 @@ class AdditiveTest(chex.TestCase):
 
     def test_gradients_are_finite_where_nothing_may_be_seen(self):
         def loss(weights, query, memory):
-            keys = attention.additive_keys(weights, memory)
-            context, read = attention.additive(weights, query, keys, memory, self.mask)
+            keys = attention.source_keys(weights, memory)
+            context, read = attention.read_source(weights, query, keys, memory, self.mask)
             return (context**2).sum() + (read**2).sum()
 
         gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(self.weights, self.query, self.memory)
@@ -129,6 +129,32 @@ class AdditiveTest(chex.TestCase):
             gradients[2] * (1 - self.mask)[:, :, None], jnp.zeros((B, S, F))
         )
         assert (np.abs(gradients[1][:R]) > 0).all()
+
+
+class MultiplicativeTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_equals_a_loop(self):
+        rng = np.random.default_rng(3)
+        weights = attention.Multiplicative(normal(rng, H, A), normal(rng, F, A))
+        query, memory = normal(rng, B * R, H), normal(rng, B, S, F)
+        mask = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]], np.float32)
+
+        def attend(query, memory, mask):
+            keys = attention.source_keys(weights, memory)
+            return attention.read_source(weights, query, keys, memory, mask)
+
+        contexts, attentions = np.zeros((B * R, F)), np.zeros((B * R, S))
+        for lane in range(B * R):
+            own = memory[lane // R]
+            seen = [s for s in range(S) if mask[lane // R, s]]
+            scores = [(query[lane] @ weights.query) @ (own[s] @ weights.key) for s in seen]
+            for s, weight in zip(
+                seen, softmax(np.array(scores) / A**0.5) if seen else (), strict=True
+            ):
+                attentions[lane, s] = weight
+                contexts[lane] += weight * own[s]
+        found = self.variant(attend)(query, memory, mask)
+        chex.assert_trees_all_close(found, (contexts, attentions), atol=1e-5)
 
 
 class MultiHeadTest(chex.TestCase):

@@ -150,6 +150,17 @@ def test_generators_and_encoders_take_their_own_options():
     assert isinstance(build.generator(config, VOCABULARY, 11), LSTMGenerator)
 
 
+def test_both_networks_read_the_source_alike():
+    config = translator(**{"generator.kind": "lstm", "encoder.kind": "bilstm"})
+    for kind in ("additive", "multiplicative"):
+        config.generator.attention = kind
+        for make in (build.generator, build.discriminator):
+            assert make(config, VOCABULARY, 11).attention == kind
+    config.generator.attention = "soft"
+    with pytest.raises(UserError, match="no attention 'soft'; choose from additive"):
+        build.generator(config, VOCABULARY, 11)
+
+
 @pytest.mark.parametrize(
     ("changes", "begin"),
     [

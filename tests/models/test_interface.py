@@ -14,6 +14,7 @@ from seqgan_jax.models.transformer import TransformerGenerator
 B, S, SOURCES, T, V, E = 3, 4, 6, 5, 7, 8
 ENCODERS = {
     "lstm": lambda: BiLSTMEncoder(SOURCES, size=6, embedding_size=3),
+    "multiplicative": lambda: BiLSTMEncoder(SOURCES, size=6, embedding_size=3),
     "transformer": lambda: TransformerEncoder(
         SOURCES, size=6, hidden_size=5, num_layers=1, num_heads=3
     ),
@@ -21,6 +22,9 @@ ENCODERS = {
 GENERATORS = {
     "lstm": lambda encoder, noise_size, **how: LSTMGenerator(
         V, encoder, 3, 4, 2, 5, 6, noise_size, noise_slots=3, dropout=0.5, **how
+    ),
+    "multiplicative": lambda encoder, noise_size, **how: LSTMGenerator(
+        V, encoder, 3, 4, 2, 5, 6, noise_size, noise_slots=3, attention="multiplicative", **how
     ),
     "transformer": lambda encoder, noise_size, **how: TransformerGenerator(
         V, encoder, E, 6, 2, noise_size, num_heads=2, dropout=0.5, **how
@@ -77,6 +81,8 @@ CASES = [
     ("lstm", True, 2),
     ("lstm", False, 2),
     ("lstm", False, 0),
+    ("multiplicative", True, 2),
+    ("multiplicative", False, 2),
     ("transformer", True, 2),
     ("transformer", True, 0),
     ("transformer", False, 2),
