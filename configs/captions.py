@@ -47,7 +47,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.generator.embedding_size = 64
     config.generator.hidden_size = 128
     config.generator.num_layers = 3
-    config.generator.attention = "additive"
+    config.generator.attention = "multiplicative"
     config.generator.attention_size = 128
     config.generator.output_size = 128
     config.generator.noise_size = 16
@@ -77,19 +77,24 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
     # The image encoder learns which words belong where, at a tenth of a caption's cost.
     config.phases.pretrain_encoder = phase(
-        steps=3500,
+        steps=2000,
         batch_size=32,
         targets=5,
         select="nll",
-        generator=generator_update(learning_rate=6e-3, warmup=100, decay=1.0, words=1.0),
+        frozen=("generator/(?!encoder/|words/)",),
+        generator=generator_update(
+            optimizer="muon", learning_rate=6e-3, warmup=100, decay=1.0, words=1.0
+        ),
     )
     config.phases.pretrain_generator = phase(
-        steps=8000,
+        steps=5000,
         batch_size=32,
         targets=2,
-        evaluate_every=4000,
+        evaluate_every=2500,
         select="nll",
-        generator=generator_update(learning_rate=3e-3, warmup=200, decay=1.0, mle=1.0),
+        generator=generator_update(
+            optimizer="muon", learning_rate=3e-3, warmup=200, decay=1.0, mle=1.0
+        ),
     )
     config.phases.pretrain_discriminator = phase(
         steps=100,
@@ -332,6 +337,7 @@ def generator_update(**overrides) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.updates = 1
     config.batch_size = 0
+    config.optimizer = "adam"
     config.learning_rate = 1e-3
     config.warmup = 0
     config.decay = 0.0
@@ -364,6 +370,7 @@ def discriminator_update(**overrides) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.updates = 1
     config.batch_size = 0
+    config.optimizer = "adam"
     config.learning_rate = 1e-3
     config.warmup = 0
     config.decay = 0.0

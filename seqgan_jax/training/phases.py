@@ -11,6 +11,7 @@ import optax
 
 from seqgan_jax.core.rewards import NORMALISATIONS, REWARDS
 from seqgan_jax.errors import UserError
+from seqgan_jax.training import optimizers
 
 NETWORKS = ("generator", "discriminator")
 BASELINES = ("position", "prefix", "group")
@@ -30,6 +31,7 @@ class Update:
       decay: share of the learning rate that has gone by the phase's end, along a half cosine.
       end: weights of losses at the phase's end, (name, weight) each: from its value at the start
         such a weight changes linearly over the phase's steps.
+      optimizer: 'adam' or 'muon'; see `training.optimizers`.
     """
 
     updates: int
@@ -38,6 +40,7 @@ class Update:
     warmup: int
     decay: float
     end: tuple[tuple[str, float], ...] = ()
+    optimizer: str = "adam"
 
     def rate(self, phase_step: chex.Array, phase_steps: int) -> chex.Array:
         """The learning rate at a step of the phase: a linear warm-up times a half cosine."""
@@ -403,6 +406,9 @@ def parse(config: ml_collections.ConfigDict, trained: Sequence[str] = ()) -> tup
         )
         phase = _with_freeze(phase, where)
         _check_phase(phase, where)
+        for network in phase.networks:
+            update = getattr(phase, network)
+            _choose(update.optimizer, optimizers.NAMES, f"{where}.{network}.optimizer")
         if phase.generator:
             _check_generator(phase, f"{where}.generator")
         if phase.discriminator:

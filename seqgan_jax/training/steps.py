@@ -17,6 +17,7 @@ from seqgan_jax.codecs.vocabulary import Vocabulary
 from seqgan_jax.core import beam, losses, rejection, rewards, rollout, sampling
 from seqgan_jax.models.interface import Discriminator, Generator, noise_shape
 from seqgan_jax.models.ratio_discriminator import OPPONENT
+from seqgan_jax.training import optimizers
 from seqgan_jax.training.parallel import Layout, Options, Rows
 from seqgan_jax.training.phases import NETWORKS, DiscriminatorUpdate, GeneratorUpdate, Phase
 from seqgan_jax.training.replicas import AXES, together
@@ -167,7 +168,6 @@ class Steps:
         self.num_stopping = max((len(p.stop.metrics) for p in phases), default=0)
         self.layout = layout or Layout(Options(data=1))
         self.clip = clip
-        self.optimizer = optax.scale_by_adam()
         compiled = self.layout.compile
         self.replicas = replicas
         train, hold = self._train_step, self._hold
@@ -254,11 +254,11 @@ class Steps:
             phase=jnp.zeros((), jnp.int32),
             phase_step=jnp.zeros((), jnp.int32),
             key=jax.random.key_data(jax.random.fold_in(key, 1)),
-            generator=Network(generator, self.optimizer.init(generator)),
+            generator=Network(generator, optimizers.init(generator)),
             discriminator=Network(
-                _facing(generator, discriminator), self.optimizer.init(discriminator)
+                _facing(generator, discriminator), optimizers.init(discriminator)
             ),
-            reverse=reverse and Network(reverse, self.optimizer.init(reverse)),
+            reverse=reverse and Network(reverse, optimizers.init(reverse)),
             rollout=copy(generator),
             baseline=jnp.zeros((self.length,)),
             pool=jnp.zeros((self.pool, self.length), jnp.int32) if self.pool else None,
@@ -326,7 +326,7 @@ class Steps:
             trained = self._trained(network.params, name, phase)
             optimizer = per_parameter(
                 lambda new, old, trained=trained: merge(only(new, trained), old),
-                self.optimizer.init(network.params),
+                optimizers.init(network.params),
                 network.optimizer,
             )
             networks[name] = network.replace(optimizer=optimizer)
@@ -515,7 +515,10 @@ class Steps:
         sound = jnp.isfinite(loss) & jnp.isfinite(norm)
         shrink = jnp.minimum(1.0, self.clip / norm)
         grads = jax.tree.map(lambda g: g * shrink, grads)
-        updates, moved = self.layout.update(self.optimizer, grads, optimizer, params)
+        kind = getattr(phase, name).optimizer
+        elementwise = optimizers.ELEMENTWISE[kind]
+        updates, moved = self.layout.update(elementwise, grads, optimizer, params)
+        updates = optimizers.directions(kind, updates)
         stepped = jax.tree.map(lambda p, u: p - rate * u, params, updates)
         kept = lambda new, old: jnp.where(sound, new, old)
         params, optimizer = jax.tree.map(kept, (stepped, moved), (params, optimizer))
@@ -1003,7 +1006,7 @@ class Steps:
                 batch["target"],
                 batch["mask"],
             )["params"]
-            return Network(_facing(state.generator.params, params), self.optimizer.init(params))
+            return Network(_facing(state.generator.params, params), optimizers.init(params))
 
         return state.replace(discriminator=jax.lax.cond(due, draw, lambda: state.discriminator))
 
