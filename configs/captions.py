@@ -48,6 +48,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.generator.hidden_size = 128
     config.generator.num_layers = 3
     config.generator.attention = "multiplicative"
+    config.generator.attend_after = 1
     config.generator.attention_size = 128
     config.generator.output_size = 128
     config.generator.noise_size = 16

@@ -88,7 +88,10 @@ Between = Callable[[int, chex.Array], chex.Array]
 
 
 def stack_step(
-    layers: Sequence[Weights], states: Sequence[State], inputs: chex.Array
+    layers: Sequence[Weights],
+    states: Sequence[State],
+    inputs: chex.Array,
+    between: Between = lambda layer, x: x,
 ) -> tuple[State, ...]:
     """Advances stacked layers by one step; layer l reads the output of layer l - 1.
 
@@ -96,11 +99,12 @@ def stack_step(
       layers: weights from the lowest layer to the highest.
       states: their states, [B, H].
       inputs: [B, I].
+      between: what happens to the input of layer l: (l, [B, H]).
     """
     chex.assert_equal(len(layers), len(states))
     new = []
-    for weights, state in zip(layers, states, strict=True):
-        new.append(step(weights, state, inputs))
+    for i, (weights, state) in enumerate(zip(layers, states, strict=True)):
+        new.append(step(weights, state, between(i, inputs)))
         inputs = new[-1].hidden
     return tuple(new)
 

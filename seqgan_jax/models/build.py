@@ -165,6 +165,11 @@ def generator(
         )
     if kind == "transformer":
         _check_transformer(built, "config.generator", "embedding_size")
+    elif built.attend_after < 0:
+        raise UserError(
+            f"config.generator.attend_after: {built.attend_after} is negative; set a layer, "
+            "counted from 1, or 0 for the top one"
+        )
     elif built.attention not in ATTENTIONS:
         raise UserError(
             f"config.generator.attention: no attention '{built.attention}'; choose from "
@@ -202,6 +207,7 @@ def discriminator(
         "pad": vocabulary.pad,
         "encoder": _encoder(config, source_vocabulary),
         "attention": config.generator.get("attention", ATTENTIONS[0]),
+        "attend_after": config.generator.get("attend_after", 0),
     }
     if kind == "ratio":
         options["opponent"] = generator(config, vocabulary, source_vocabulary)

@@ -6,8 +6,9 @@ With s_i the top layer's output after token i and c_i the context of attention o
     logit_i = sum_k <W_k, head_k(i)> + <V, u_i> + b,    y_i = sigmoid(logit_i)
 
 where head_k(i) is head k's read-out at step i from the u of steps 1 .. i. y_i judges the prefix up
-to i in front of the source; the sequence's score is the one at its last real token. Attention does
-not feed the LSTM, so a rollout carries LSTM states alone and attends once, at its end.
+to i in front of the source; the sequence's score is the one at its last real token. The heads do
+not feed the LSTM, so a rollout carries LSTM states alone and reads them out once, at its end. The
+context is asked for by the top layer or, as in the generator, by a lower one.
 
 With `likelihood` the same layers also predict the next token, and what they find of the prefix
 enters the score with a learnt weight:
@@ -28,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from seqgan_jax.core import attention, lstm
-from seqgan_jax.models.generator import attention_parameters, lstm_parameters
+from seqgan_jax.models.generator import Reading, attention_parameters, lstm_parameters
 from seqgan_jax.models.interface import Memory
 
 
@@ -58,6 +59,7 @@ class LSTMDiscriminator(nn.Module):
       num_heads: K.
       head_size: D.
       attention: how the source's positions are scored: see `generator.ATTENTIONS`.
+      attend_after: the layer that asks for the context; see `generator`.
       dropout: rate on embeddings and on the layers' outputs in training.
       likelihood: whether the score has the prefix's log-likelihood in it.
       bos: the token read before the first one; with `likelihood`.
@@ -74,6 +76,7 @@ class LSTMDiscriminator(nn.Module):
     num_heads: int
     head_size: int
     attention: str = "additive"
+    attend_after: int = 0
     dropout: float = 0.0
     likelihood: bool = False
     bos: int = 0
@@ -86,11 +89,12 @@ class LSTMDiscriminator(nn.Module):
         self.embedding = self.param(
             "embedding", nn.initializers.normal(0.1), (self.vocabulary_size, self.embedding_size)
         )
+        sizes = [self.embedding_size] + [self.hidden_size] * (self.num_layers - 1)
+        if self.encoder is not None and 0 < self.attend_after < self.num_layers:
+            sizes[self.attend_after] += self.encoder.size
         self.layers = [
-            lstm_parameters(
-                self, f"lstm_{i}", self.hidden_size if i else self.embedding_size, self.hidden_size
-            )
-            for i in range(self.num_layers)
+            lstm_parameters(self, f"lstm_{i}", size, self.hidden_size)
+            for i, size in enumerate(sizes)
         ]
         if self.encoder is not None:
             self.attend = attention_parameters(
@@ -128,15 +132,25 @@ class LSTMDiscriminator(nn.Module):
         if not self.likelihood:
             return State(layers, None)
         embedded = self.embedding[jnp.full((batch,), self.bos)]
-        layers = lstm.stack_step(self.layers, layers, embedded)
-        return State(layers, self._feature(memory, embedded, layers[-1].hidden))
+        reading = self._reading(memory)
+        layers = lstm.stack_step(self.layers, layers, embedded, reading)
+        return State(layers, self._feature(reading, embedded, layers[-1].hidden))
 
-    def _feature(self, memory, embedded, hidden):
-        """[lanes, E], [lanes, H] -> u, [lanes, U]."""
+    def _reading(self, memory, drop=lambda x: x):
+        def look(hidden):
+            lanes = hidden.reshape(-1, self.hidden_size)
+            context, _ = attention.read_source(
+                self.attend, lanes, memory.keys, memory.values, memory.mask
+            )
+            return context.reshape(*hidden.shape[:-1], -1)
+
+        return Reading(self.attend_after, look if self.encoder is not None else None, drop)
+
+    def _feature(self, reading, embedded, hidden):
+        """[..., E], [..., H] -> u, [..., U]."""
         parts = [embedded, hidden] if self.likelihood else [hidden]
-        if self.encoder is not None:
-            keys, values, mask = memory.keys, memory.values, memory.mask
-            parts.append(attention.read_source(self.attend, hidden, keys, values, mask)[0])
+        context = reading.context_of(hidden)
+        parts += [] if context is None else [context]
         return jnp.tanh(self.hidden(jnp.concatenate(parts, axis=-1)))
 
     def _log_probs(self, features, tokens):
@@ -148,8 +162,9 @@ class LSTMDiscriminator(nn.Module):
         """Reads one token in every lane; the feature ends in its log-probability."""
         chex.assert_rank(token, 1)
         embedded = self.embedding[token]
-        layers = lstm.stack_step(self.layers, state.layers, embedded)
-        feature = self._feature(memory, embedded, layers[-1].hidden)
+        reading = self._reading(memory)
+        layers = lstm.stack_step(self.layers, state.layers, embedded, reading)
+        feature = self._feature(reading, embedded, layers[-1].hidden)
         if not self.likelihood:
             return State(layers, None), feature
         log_probs = self._log_probs(state.feature, token)
@@ -161,17 +176,11 @@ class LSTMDiscriminator(nn.Module):
         drop = lambda x: self.drop(x, deterministic=not train)
         start = self.initial_state(memory, tokens.shape[0])
         embedded = self.embedding[tokens]
+        reading = self._reading(memory, drop)
         states = lstm.stack_unroll(
-            self.layers,
-            start.layers,
-            drop(embedded),
-            lambda layer, x: drop(x) if layer else x,
-            remat=self.remat,
+            self.layers, start.layers, drop(embedded), reading, remat=self.remat
         )
-        top = drop(states[-1].hidden)
-        features = self._feature(
-            memory, embedded.reshape(-1, self.embedding_size), top.reshape(-1, self.hidden_size)
-        ).reshape(*tokens.shape, -1)
+        features = self._feature(reading, embedded, drop(states[-1].hidden))
         if not self.likelihood:
             return features
         before = jnp.concatenate([start.feature[:, None], features[:, :-1]], axis=1)

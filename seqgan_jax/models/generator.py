@@ -1,11 +1,16 @@
 """The generator: noise, stacked LSTM layers, attention over the source, a tanh and an output layer.
 
 With e_t the embedding of the previous token, h_t the top layer's output after reading it and c_t
-the attention's context:
+the context of the attention, which h_t asks for:
 
     u_t = tanh(W_h [e_t; h_t; c_t] + b_h),    logits_t = V_o u_t + b_o
+
+Or a lower layer asks for the context, and the next one reads it too (as in Wu et al., 2016,
+arXiv:1609.08144, section 3): the layers above then remember what was seen where, and a whole
+sequence is still read one layer after the other.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -85,6 +90,44 @@ def noisy_or(logits: chex.Array, mask: chex.Array | None) -> chex.Array:
     return n + jnp.log(-jnp.expm1(-n))
 
 
+class Reading:
+    """What LSTM layers read, with the context that the output of one of them asks for.
+
+    It goes between the layers of one pass over their stack; see `core.lstm.Between`.
+    """
+
+    def __init__(
+        self,
+        after: int,
+        look: Callable[[chex.Array], chex.Array] | None,
+        drop: Callable[[chex.Array], chex.Array] = lambda x: x,
+    ):
+        """The context is `look` of what layer `after` gives, counted from 1; None for no source.
+
+        What a layer reads of another goes through `drop`.
+        """
+        self._after = after if look else 0
+        self._look = look
+        self._drop = drop
+        self._context = None
+
+    def __call__(self, layer: int, x: chex.Array) -> chex.Array:
+        """The input of a layer, counted from 0."""
+        if not layer:
+            return x
+        x = self._drop(x)
+        if layer == self._after:
+            self._context = self._look(x)
+            x = jnp.concatenate([x, self._context], axis=-1)
+        return x
+
+    def context_of(self, top: chex.Array) -> chex.Array | None:
+        """The context at the end of the pass, which the top layer's output asks for if none has."""
+        if self._context is None and self._look:
+            return self._look(top)
+        return self._context
+
+
 class State(NamedTuple):
     """What changes from lane to lane.
 
@@ -115,6 +158,8 @@ class LSTMGenerator(nn.Module):
       num_layers: L.
       attention_size: A.
       attention: how positions of the source, or the noise's, are scored: see `ATTENTIONS`.
+      attend_after: the layer that asks for the context, counted from 1, where there are layers
+        above it; 0 for the top one.
       output_size: size of u; 0 for logits straight from [h; c], as in Yu et al. (2017).
       noise_size: Z; 0 for none.
       noise_slots: positions that z is projected to where there is no source.
@@ -137,6 +182,7 @@ class LSTMGenerator(nn.Module):
     noise_slots: int = 8
     noise_per_step: bool = False
     attention: str = "additive"
+    attend_after: int = 0
     dropout: float = 0.0
     init_scale: float = 0.0
     remat: bool = False
@@ -159,25 +205,22 @@ class LSTMGenerator(nn.Module):
             initializer(nn.initializers.normal(0.1)),
             (self.vocabulary_size, self.embedding_size),
         )
-        self.layers = [
-            lstm_parameters(
-                self,
-                f"lstm_{i}",
-                self.hidden_size if i else self.embedding_size,
-                self.hidden_size,
-                initializer,
-            )
-            for i in range(self.num_layers)
-        ]
         self.has_slots = self.encoder is None and self.noise_size > 0 and not self.noise_per_step
         self.has_memory = self.encoder is not None or self.has_slots
+        context = self.encoder.size if self.encoder is not None else self.hidden_size
+        sizes = [self.embedding_size] + [self.hidden_size] * (self.num_layers - 1)
+        if self.has_memory and 0 < self.attend_after < self.num_layers:
+            sizes[self.attend_after] += context
+        self.layers = [
+            lstm_parameters(self, f"lstm_{i}", size, self.hidden_size, initializer)
+            for i, size in enumerate(sizes)
+        ]
         if self.noise_per_step:
             scale = 0.1 * self.noise_size**-0.5  # as large as an embedding
             self.noise = nn.Dense(
                 self.embedding_size, use_bias=False, kernel_init=nn.initializers.normal(scale)
             )
         if self.has_memory:
-            context = self.encoder.size if self.encoder is not None else self.hidden_size
             self.attend = attention_parameters(
                 self, self.attention, self.hidden_size, context, self.attention_size
             )
@@ -229,17 +272,24 @@ class LSTMGenerator(nn.Module):
         layers = tuple(lstm.State(h, c) for h, c in zip(parts[::2], parts[1::2], strict=True))
         return State(layers, slots, noise, length)
 
-    def _before_output(self, memory, slots, embedded, hidden, *, train=False):
-        """[lanes, E], [lanes, H] -> what the output layer reads, [lanes, U]."""
+    def _look(self, memory, slots, hidden):
+        """The context for [..., H], all lanes of the same source one after the other: [..., F]."""
+        keys, values = (memory.keys, memory.values) if slots is None else slots
+        lanes = hidden.reshape(-1, self.hidden_size)
+        context, weights = attention.read_source(
+            self.attend, lanes, keys, values, None if slots else memory.mask
+        )
+        self.sow("intermediates", "attention", weights)
+        return context.reshape(*hidden.shape[:-1], -1)
+
+    def _reading(self, memory, state, *, train=False) -> "Reading":
+        look = functools.partial(self._look, memory, state.slots) if self.has_memory else None
+        return Reading(self.attend_after, look, lambda x: self.drop(x, deterministic=not train))
+
+    def _before_output(self, context, embedded, hidden, *, train=False):
+        """[..., E], [..., H] and a context or None -> what the output layer reads, [..., U]."""
         parts = [embedded, hidden] if self.output_size else [hidden]
-        if self.has_memory:
-            keys, values = (memory.keys, memory.values) if slots is None else slots
-            context, weights = attention.read_source(
-                self.attend, hidden, keys, values, None if slots else memory.mask
-            )
-            self.sow("intermediates", "attention", weights)
-            parts.append(context)
-        u = jnp.concatenate(parts, axis=-1)
+        u = jnp.concatenate([*parts, *([] if context is None else [context])], axis=-1)
         if self.output_size:
             u = jnp.tanh(self.hidden(u))
         return self.drop(u, deterministic=not train)
@@ -254,8 +304,10 @@ class LSTMGenerator(nn.Module):
             place = jnp.minimum(length, state.noise.shape[1] - 1)
             embedded += jnp.take_along_axis(state.noise, place[:, None, None], axis=1)[:, 0]
             length += 1
-        layers = lstm.stack_step(self.layers, state.layers, embedded)
-        u = self._before_output(memory, state.slots, embedded, layers[-1].hidden)
+        reading = self._reading(memory, state)
+        layers = lstm.stack_step(self.layers, state.layers, embedded, reading)
+        hidden = layers[-1].hidden
+        u = self._before_output(reading.context_of(hidden), embedded, hidden)
         return state._replace(layers=layers, length=length), self.output(u)
 
     def _read(self, memory, state, inputs, train):
@@ -265,22 +317,11 @@ class LSTMGenerator(nn.Module):
         if self.noise_per_step:
             embedded += state.noise[:, : inputs.shape[1]]
         embedded = self.drop(embedded, deterministic=not train)
-        layers = lstm.stack_unroll(
-            self.layers,
-            state.layers,
-            embedded,
-            lambda layer, x: self.drop(x, deterministic=not train) if layer else x,
-            remat=self.remat,
-        )
+        reading = self._reading(memory, state, train=train)
+        layers = lstm.stack_unroll(self.layers, state.layers, embedded, reading, remat=self.remat)
         top = layers[-1].hidden
-        u = self._before_output(
-            memory,
-            state.slots,
-            embedded.reshape(-1, embedded.shape[-1]),
-            top.reshape(-1, top.shape[-1]),
-            train=train,
-        )
-        return u.reshape(*inputs.shape, -1), state._replace(layers=layers)
+        u = self._before_output(reading.context_of(top), embedded, top, train=train)
+        return u, state._replace(layers=layers)
 
     def unroll(
         self, memory: Memory, state: State, inputs: chex.Array, *, train: bool = False

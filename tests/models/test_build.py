@@ -152,11 +152,15 @@ def test_generators_and_encoders_take_their_own_options():
 
 def test_both_networks_read_the_source_alike():
     config = translator(**{"generator.kind": "lstm", "encoder.kind": "bilstm"})
-    for kind in ("additive", "multiplicative"):
-        config.generator.attention = kind
+    for kind, after in (("additive", 0), ("multiplicative", 1)):
+        config.generator.attention, config.generator.attend_after = kind, after
         for make in (build.generator, build.discriminator):
-            assert make(config, VOCABULARY, 11).attention == kind
-    config.generator.attention = "soft"
+            built = make(config, VOCABULARY, 11)
+            assert (built.attention, built.attend_after) == (kind, after)
+    config.generator.attend_after = -1
+    with pytest.raises(UserError, match=r"config.generator.attend_after: -1 is negative"):
+        build.generator(config, VOCABULARY, 11)
+    config.generator.attend_after, config.generator.attention = 0, "soft"
     with pytest.raises(UserError, match="no attention 'soft'; choose from additive"):
         build.generator(config, VOCABULARY, 11)
 

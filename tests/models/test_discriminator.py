@@ -17,7 +17,7 @@ LENGTHS = np.array([6, 4, 1, 2])
 class Case:
     """A discriminator with inputs and normal parameters, large enough for every part to matter."""
 
-    def __init__(self, has_source, likelihood):
+    def __init__(self, has_source, likelihood, attend_after=0):
         rng = np.random.default_rng(0)
         self.net = LSTMDiscriminator(
             vocabulary_size=V,
@@ -32,6 +32,7 @@ class Case:
             dropout=0.5,  # which is off unless a test asks for it
             likelihood=likelihood,
             bos=1,
+            attend_after=attend_after,
         )
         self.source = self.source_mask = None
         if has_source:
@@ -55,8 +56,8 @@ class Case:
 
 @pytest.fixture(
     scope="module",
-    params=[(True, False), (False, False), (True, True), (False, True)],
-    ids=["source", "no_source", "source-likelihood", "no_source-likelihood"],
+    params=[(True, False), (False, False), (True, True), (False, True), (True, True, 1)],
+    ids=["source", "no_source", "source-likelihood", "no_source-likelihood", "source-early"],
 )
 def case(request):
     return Case(*request.param)

@@ -24,7 +24,18 @@ GENERATORS = {
         V, encoder, 3, 4, 2, 5, 6, noise_size, noise_slots=3, dropout=0.5, **how
     ),
     "multiplicative": lambda encoder, noise_size, **how: LSTMGenerator(
-        V, encoder, 3, 4, 2, 5, 6, noise_size, noise_slots=3, attention="multiplicative", **how
+        V,
+        encoder,
+        3,
+        4,
+        2,
+        5,
+        6,
+        noise_size,
+        noise_slots=3,
+        attention="multiplicative",
+        attend_after=1,
+        **how,
     ),
     "transformer": lambda encoder, noise_size, **how: TransformerGenerator(
         V, encoder, E, 6, 2, noise_size, num_heads=2, dropout=0.5, **how
