@@ -88,10 +88,10 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         ),
     )
     config.phases.pretrain_generator = phase(
-        steps=5000,
+        steps=3000,
         batch_size=32,
         targets=2,
-        evaluate_every=2500,
+        evaluate_every=1500,
         select="nll",
         generator=generator_update(
             optimizer="muon", learning_rate=3e-3, warmup=200, decay=1.0, mle=1.0
