@@ -441,14 +441,13 @@ def _flickr8k(config):
     config.codec.min_count = 3
     config.codec.max_length = 20
     config.encoder = ml_collections.ConfigDict({"kind": "features", "size": 128, "dropout": 0.5})
-    config.generator.embedding_size = 128
-    config.generator.dropout = 0.5
+    config.generator.update(embedding_size=128, dropout=0.5, attention="additive", attend_after=0)
     config.discriminator.embedding_size = 128
     config.discriminator.dropout = 0.5
     config.phases.order = config.phases.order[1:]
     config.phases.pretrain_generator.update(batch_size=32, targets=5, steps=600)
     config.phases.pretrain_generator.evaluate_every = 100
-    config.phases.pretrain_generator.generator.update(learning_rate=2e-3)
+    config.phases.pretrain_generator.generator.update(optimizer="adam", learning_rate=2e-3)
     config.evaluation.validation_limit = 80
 
 
