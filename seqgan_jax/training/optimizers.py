@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+NAMES = ("adam", "muon")
 _ADAM = optax.scale_by_adam()
 _BETA = 0.95
 _RMS = 0.3
@@ -40,35 +41,46 @@ def _matrix(keys: tuple, x: chex.Array) -> tuple[int, int] | None:
     return (rows, columns) if max(rows, columns) <= 16 * min(rows, columns) else None
 
 
-def _muon(grads: Any, state: optax.ScaleByAdamState, params: Any = None):
-    """Of matrices the momentum (Nesterov's), of the others Adam's update: element by element."""
-    del params
-    updates, moved = _ADAM.update(grads, state)
-
-    def mixed(keys, g, update, mu, nu, old_mu, old_nu):
-        if _matrix(keys, g) is None:
-            return update, mu, nu
-        mu = _BETA * old_mu + (1 - _BETA) * g
-        return _BETA * mu + (1 - _BETA) * g, mu, old_nu
-
-    trees = (grads, updates, moved.mu, moved.nu, state.mu, state.nu)
-    found = jax.tree_util.tree_map_with_path(mixed, *trees)
-    updates, mu, nu = jax.tree.transpose(
-        jax.tree.structure(grads), jax.tree.structure((0, 0, 0)), found
-    )
-    return updates, moved._replace(mu=mu, nu=nu)
-
-
 # The state before the first step, of either.
 init = _ADAM.init
-# By name: what an optimiser does to each element by itself.
-ELEMENTWISE = {"adam": _ADAM, "muon": optax.GradientTransformation(init, _muon)}
 
-NAMES = tuple(ELEMENTWISE)
+
+def elementwise(name: str, params: Any) -> optax.GradientTransformation:
+    """What an optimiser does to each element of parameters by itself, and so to parts of them too.
+
+    Of the matrices that Muon moves it is the momentum (Nesterov's), of the others Adam's update.
+
+    Args:
+      name: see `NAMES`.
+      params: whole, as their shapes say which are such matrices.
+    """
+    if name == "adam":
+        return _ADAM
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    matrices = {keys for keys, x in leaves if _matrix(keys, x) is not None}
+
+    def update(grads, state, params=None):
+        del params
+        updates, moved = _ADAM.update(grads, state)
+
+        def mixed(keys, g, update, mu, nu, old_mu, old_nu):
+            if keys not in matrices:
+                return update, mu, nu
+            mu = _BETA * old_mu + (1 - _BETA) * g
+            return _BETA * mu + (1 - _BETA) * g, mu, old_nu
+
+        trees = (grads, updates, moved.mu, moved.nu, state.mu, state.nu)
+        found = jax.tree_util.tree_map_with_path(mixed, *trees)
+        updates, mu, nu = jax.tree.transpose(
+            jax.tree.structure(grads), jax.tree.structure((0, 0, 0)), found
+        )
+        return updates, moved._replace(mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init, update)
 
 
 def directions(name: str, updates: Any) -> Any:
-    """What `ELEMENTWISE[name]` gave of whole parameters -> what to subtract, times the rate."""
+    """What `elementwise` gave, of whole parameters -> what to subtract, times the rate."""
     if name != "muon":
         return updates
 

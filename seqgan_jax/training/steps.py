@@ -516,7 +516,7 @@ class Steps:
         shrink = jnp.minimum(1.0, self.clip / norm)
         grads = jax.tree.map(lambda g: g * shrink, grads)
         kind = getattr(phase, name).optimizer
-        elementwise = optimizers.ELEMENTWISE[kind]
+        elementwise = optimizers.elementwise(kind, params)
         updates, moved = self.layout.update(elementwise, grads, optimizer, params)
         updates = optimizers.directions(kind, updates)
         stepped = jax.tree.map(lambda p, u: p - rate * u, params, updates)

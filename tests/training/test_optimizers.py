@@ -34,7 +34,7 @@ def normal(seed, shapes):
 
 def run(name, gradients, init):
     """The directions of consecutive steps."""
-    update = jax.jit(optimizers.ELEMENTWISE[name].update)
+    update = jax.jit(optimizers.elementwise(name, init).update)
     state, found = optimizers.init(init), []
     for gradient in gradients:
         updates, state = update(gradient, state)
@@ -89,3 +89,14 @@ def test_frozen_parameters_are_left_out():
     found, state = run("muon", [gradient], gradient)
     assert found[0]["attention_key"] is state.mu["attention_key"] is None
     assert np.abs(found[0]["lstm_0_input"]).max() > 0.01
+
+
+def test_parts_of_parameters_are_treated_like_the_whole():
+    """Which matrices are moved is said by their whole shapes: a part may be 16 times as wide."""
+    whole = {"lstm_0_input": normal(0, (12, 20))}
+    part = jax.tree.map(lambda x: x[3:4], whole)
+    update = optimizers.elementwise("muon", whole).update
+    (expected, _), (found, _) = (update(x, optimizers.init(x)) for x in (whole, part))
+    np.testing.assert_array_equal(found["lstm_0_input"], expected["lstm_0_input"][3:4])
+    other, _ = optimizers.elementwise("muon", part).update(part, optimizers.init(part))
+    assert np.abs(other["lstm_0_input"] - found["lstm_0_input"]).max() > 0.01
