@@ -73,12 +73,6 @@ def _error(network, params, batch):
     return error.sum() / jnp.maximum(3 * weight.sum(), 1.0)
 
 
-def _kernels(params):
-    """How Muon reads kernels [..., I, O] as matrices; biases are left to Adam."""
-    matrix = lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
-    return jax.tree.map(lambda x: matrix(x) if x.ndim > 1 else None, params)
-
-
 class Filler:
     """Fills what is missing of clips with its mean.
 
@@ -114,8 +108,7 @@ class Filler:
           held_out: batches of the same shapes.
           seed: of the parameters.
           channels: see `UNet`.
-          steps, learning_rate: of Muon (see `training.optimizers`), the rate after a warm-up along
-            a half cosine.
+          steps, learning_rate: of Adam, the rate after a warm-up along a half cosine.
           every: steps between looks at the held-out clips.
           minimise: `training.fit.fit`.
           progress: wraps the range of steps, to show how far it is.
@@ -138,9 +131,7 @@ class Filler:
             network.init(jax.random.key(seed), seen, mask)["params"],
             batches,
             steps=steps,
-            optimizer=optax.contrib.muon(
-                rate, consistent_rms=0.3, muon_weight_dimension_numbers=_kernels
-            ),
+            optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
             seed=seed,
             validate=validate,
             every=every,

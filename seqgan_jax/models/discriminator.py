@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from seqgan_jax.core import attention, lstm
-from seqgan_jax.models.generator import Reading, attention_parameters, lstm_parameters
+from seqgan_jax.models.generator import Reading, attention_parameters, stack_parameters
 from seqgan_jax.models.interface import Memory
 
 
@@ -89,13 +89,7 @@ class LSTMDiscriminator(nn.Module):
         self.embedding = self.param(
             "embedding", nn.initializers.normal(0.1), (self.vocabulary_size, self.embedding_size)
         )
-        sizes = [self.embedding_size] + [self.hidden_size] * (self.num_layers - 1)
-        if self.encoder is not None and 0 < self.attend_after < self.num_layers:
-            sizes[self.attend_after] += self.encoder.size
-        self.layers = [
-            lstm_parameters(self, f"lstm_{i}", size, self.hidden_size)
-            for i, size in enumerate(sizes)
-        ]
+        self.layers = stack_parameters(self, self.encoder.size if self.encoder is not None else 0)
         if self.encoder is not None:
             self.attend = attention_parameters(
                 self, self.attention, self.hidden_size, self.encoder.size, self.attention_size

@@ -53,6 +53,24 @@ def lstm_parameters(
     )
 
 
+def stack_parameters(
+    module: nn.Module,
+    context: int,
+    initializer: Callable[[Initializer], Initializer] = lambda usual: usual,
+) -> list[lstm.Weights]:
+    """Declares a network's LSTM layers, one of which reads the context, [F], too; see `Reading`.
+
+    Both networks have the same, as the discriminator may start with the generator's parameters.
+    """
+    sizes = [module.embedding_size] + [module.hidden_size] * (module.num_layers - 1)
+    if 0 < module.attend_after < module.num_layers:
+        sizes[module.attend_after] += context
+    return [
+        lstm_parameters(module, f"lstm_{i}", size, module.hidden_size, initializer)
+        for i, size in enumerate(sizes)
+    ]
+
+
 def attention_parameters(
     module: nn.Module, kind: str, query: int, key: int, size: int
 ) -> attention.Additive | attention.Multiplicative:
@@ -208,13 +226,7 @@ class LSTMGenerator(nn.Module):
         self.has_slots = self.encoder is None and self.noise_size > 0 and not self.noise_per_step
         self.has_memory = self.encoder is not None or self.has_slots
         context = self.encoder.size if self.encoder is not None else self.hidden_size
-        sizes = [self.embedding_size] + [self.hidden_size] * (self.num_layers - 1)
-        if self.has_memory and 0 < self.attend_after < self.num_layers:
-            sizes[self.attend_after] += context
-        self.layers = [
-            lstm_parameters(self, f"lstm_{i}", size, self.hidden_size, initializer)
-            for i, size in enumerate(sizes)
-        ]
+        self.layers = stack_parameters(self, context if self.has_memory else 0, initializer)
         if self.noise_per_step:
             scale = 0.1 * self.noise_size**-0.5  # as large as an embedding
             self.noise = nn.Dense(
