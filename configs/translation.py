@@ -233,12 +233,13 @@ def _multi30k(config):
         network.hidden_size = 256
         network.attention_size = 256
         network.dropout = 0.3
+    config.generator.update(attention="multiplicative", attend_after=1)
     config.generator.output_size = 256
     config.generator.noise_size = 16
     config.discriminator.feature_size = 256
     config.discriminator.head_size = 64
     config.phases.align.update(steps=7000, evaluate_every=500)
-    config.phases.align.generator.update(learning_rate=2e-3, warmup=500)
+    config.phases.align.generator.update(optimizer="muon", learning_rate=2e-3, warmup=500)
     config.phases.pretrain_generator.update(steps=1500)
     config.phases.pretrain_discriminator.update(steps=300)
     config.phases.adversarial.update(steps=300, evaluate_every=100)
@@ -267,7 +268,7 @@ def _transformer(config):
     config.generator.dropout = 0.3
     # The discriminator's LSTM can't start with a Transformer's layers: its source encoder does.
     config.discriminator.likelihood = False
-    config.phases.align.generator.update(learning_rate=5e-4, warmup=1000)
+    config.phases.align.generator.update(optimizer="adam", learning_rate=5e-4, warmup=1000)
     config.phases.pretrain_generator.generator.update(learning_rate=1e-4)
 
 

@@ -43,10 +43,12 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data.validation_size = 200
     config.data.test_size = 400
 
-    # What is missing: a box of half of the picture's height and width, in half of the frames.
+    # What is missing: a box of half of the picture's height and width, in half of the frames. Most
+    # holes in training are like those of evaluation, the others of all sizes and times.
     config.hole = ml_collections.ConfigDict()
     config.hole.kinds = ("box",)
     config.hole.evaluated = "box"
+    config.hole.alike = 0.85
     config.hole.side = 0.5
     config.hole.time = 0.5
 
@@ -55,11 +57,12 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.codec.patch = (1, 4, 4)
     config.codec.size = 256
     config.codec.levels = 1
-    config.codec.reference = "none"
+    config.codec.reference = "mean"
     config.codec.mean = ml_collections.ConfigDict()
     config.codec.mean.channels = 48
-    config.codec.mean.steps = 2000
+    config.codec.mean.steps = 1100
     config.codec.mean.batch_size = 16
+    config.codec.mean.examples = 4000
     config.codec.fitted = 600
     config.codec.iterations = 30
     config.codec.steps = 3000
@@ -77,8 +80,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.generator.embedding_size = 64
     config.generator.hidden_size = 128
     config.generator.num_layers = 2
-    config.generator.attention = "additive"
-    config.generator.attend_after = 0
+    config.generator.attention = "multiplicative"
+    config.generator.attend_after = 1
     config.generator.attention_size = 64
     config.generator.output_size = 256
     config.generator.noise_size = 8
@@ -107,11 +110,13 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # The t-th code is that of the t-th place: attention is guided there until it goes by itself.
     guided = {"mle": 1.0, "guided_attention": 1.0}
     config.phases.pretrain_generator = phase(
-        steps=2000,
+        steps=500,
         batch_size=32,
         evaluate_every=500,
         select="nll",
-        generator=generator_update(learning_rate=2e-3, warmup=100, decay=1.0, **guided),
+        generator=generator_update(
+            optimizer="muon", learning_rate=2e-3, warmup=100, decay=1.0, **guided
+        ),
     )
     config.phases.pretrain_discriminator = phase(
         steps=100,
@@ -125,7 +130,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     adversarial = guided | {"learning_rate": 1e-4, "warmup": 20, "policy_gradient": 1.0}
     adversarial["rollout_every"] = 8
     config.phases.adversarial = phase(
-        steps=60,
+        steps=40,
         batch_size=32,
         select="quality_diversity",
         generator=generator_update(**adversarial),
@@ -167,7 +172,7 @@ def _smoke(config):
     config.optimize_programs = False
     config.data.update(image_size=16, frames=4, train_size=64, validation_size=16, test_size=16)
     config.codec.update(patch=(2, 4, 4), size=32, fitted=64, iterations=5)
-    config.codec.mean.update(channels=8, steps=10)
+    config.codec.mean.update(channels=8, steps=10, examples=32)
     config.encoder.update(channels=(8, 16), size=16, blocks=1)
     for network in (config.generator, config.discriminator):
         network.update(embedding_size=16, hidden_size=16, attention_size=8, num_layers=1)
@@ -203,8 +208,11 @@ def _image(config):
     config.data.update(frames=1)
     config.data.update(train_size=20_000)
     config.hole.kinds = ()
+    config.codec.reference = "none"
     config.encoder = ml_collections.ConfigDict({"kind": "none"})
-    config.generator.update(noise_size=16)
+    config.generator.update(noise_size=16, attention="additive", attend_after=0)
+    config.phases.pretrain_generator.update(steps=2000, evaluate_every=500)
+    config.phases.pretrain_generator.generator.optimizer = "adam"
     for name in (*config.phases.order[:-1], "pretrain_adversarial"):
         network = config.phases[name]
         network.generator.guided_attention = 0.0
@@ -215,7 +223,7 @@ def _large(config):
     """Many clips, on a GPU."""
     config.data.update(source="files", image_size=128, frames=16, flip=True, stride=4)
     config.hole.kinds = ("box", "frames", "patches")
-    config.hole.time = 0.25
+    config.hole.update(time=0.25, alike=0.0)
     config.codec.update(quantiser="vqvae", patch=(2, 8, 8), size=2048, steps=20_000)
     config.codec.update(reference="linear", fitted=4000)
     config.encoder.update(channels=(64, 128, 256), size=512, blocks=4, num_layers=4, dropout=0.1)

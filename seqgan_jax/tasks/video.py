@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from threadpoolctl import ThreadpoolController
 
-from seqgan_jax.codecs import patches, quantisers
+from seqgan_jax.codecs import filler, patches, quantisers
 from seqgan_jax.codecs.filler import CELL, Filler
 from seqgan_jax.codecs.patches import PatchCodec
 from seqgan_jax.data import holes, pipeline
@@ -33,6 +33,7 @@ REFERENCES = ("none", "linear", "mean")
 _ENDLESS = 2**29  # training examples before they come again
 _THREADS = ThreadpoolController()
 _CODED = 256  # windows that are coded at once
+_FILLED = 48  # clips that are filled at once
 _HELD_OUT = 200  # clips that what learns the mean is judged on
 _THUMBNAIL = 4  # a picture's side for the Fréchet distance
 
@@ -46,15 +47,19 @@ class _Split:
         self._windows = windows
         self._number = number
         self._task = task
-        # A window comes with a new hole each time.
-        self.unlimited = number == 0 and task.holed
+        # A window comes with a new hole each time, but for the mean, which takes long to find.
+        self._renewed = number == 0 and task.holed
+        self.unlimited = self._renewed and not task.filled
 
     def __len__(self) -> int:
-        return _ENDLESS if self.unlimited else len(self._windows)
+        if self._renewed:
+            return _ENDLESS if self.unlimited else self._task.examples
+        return len(self._windows)
 
     def __getitem__(self, i: int) -> dict:
-        clip, hole = self.clip(i), self.hole(i)
-        guess = self._task.guess(clip, hole)
+        clip, hole, guess = self.clip(i), self.hole(i), self.mean(i)
+        if guess is None:
+            guess = self._task.guess(clip, hole)
         if self._task.steady:
             tokens = self._codes[self._window(i)[0]][self._task.places(hole)].ravel()
         else:
@@ -72,9 +77,14 @@ class _Split:
         """The tokens of every patch of every window, int32 [N, patches, Q], cached."""
         return self._task.codes(self._windows)
 
+    @functools.cached_property
+    def _fills(self) -> np.ndarray:
+        """What the mean of every example's target patches is, uint8 [N, T, D], cached."""
+        return self._task.fills(self, self._windows.identity)
+
     def _window(self, i: int) -> tuple[int, bool]:
         """Which window example i is, and whether it is mirrored."""
-        if not self.unlimited:
+        if not self._renewed:
             return i, False
         epoch, place = divmod(i, len(self._windows))
         key = hashlib.sha256(f"{self._task.seed} {epoch}".encode()).digest()
@@ -93,6 +103,12 @@ class _Split:
         # NumPy promises the stability of raw bits, not that of a Generator's methods.
         uniform = lambda: (int(bits.random_raw()) >> 11) * 2.0**-53
         return self._task.draw_hole(uniform, largest=self._number > 0)
+
+    def mean(self, i: int) -> np.ndarray | None:
+        """The clip with the mean in its hole, float [F, H, W, 3]; None where none is learned."""
+        if not self._task.filled:
+            return None
+        return self._task.replaced(self.clip(i), self.hole(i), self._fills[i])
 
     def name(self, i: int) -> str:
         return self._windows.name(i)
@@ -253,6 +269,7 @@ class Video(Splits):
     def _fitted_filler(self) -> Filler:
         """What has learned the mean of what is missing, on clips as the networks will see them."""
         options, size = self._config.codec.mean, self._config.codec.mean.batch_size
+        time, height, width = self.patch
         splits = [_Split(self._windows[name], i, self) for i, name in enumerate(data.SPLITS[:2])]
 
         def rows(split, number):
@@ -265,11 +282,12 @@ class Video(Splits):
             return np.float32(seen), np.stack(mask), np.float32(clips)
 
         train, held_out = splits
-        filler, psnr = Filler.fit(
+        found, psnr = Filler.fit(
             (batch(train, number) for number in itertools.count()),
             [batch(held_out, n) for n in range(-(-min(len(held_out), _HELD_OUT) // size))],
             self._config.seed,
             channels=options.channels,
+            most=self._targets * time * -(-height // 2) * -(-width // 2),
             steps=options.steps,
             every=max(1, options.steps // 5),
             minimise=fit,
@@ -278,7 +296,7 @@ class Video(Splits):
             ),
         )
         self._progress.message(f"the mean of what is missing: {psnr:.2f} dB of validation clips")
-        return filler
+        return found
 
     # Data.
 
@@ -298,10 +316,14 @@ class Video(Splits):
         return Tokens(self.codec.vocabulary)
 
     def draw_hole(self, uniform: Callable[[], float], *, largest: bool) -> np.ndarray:
-        """A hole of one of the run's kinds, or the largest of the kind to judge by."""
+        """A hole of one of the run's kinds, or the largest of the kind to judge by.
+
+        A share of those that are not asked to be the largest, `config.hole.alike`, is so too.
+        """
         options = self._config.hole
         if not self.holed:
             return np.ones(self.grid, bool)
+        largest = largest or (options.alike > 0 and uniform() < options.alike)
         kind = options.evaluated if largest else options.kinds[int(len(options.kinds) * uniform())]
         shape = self.grid, options.side, options.time
         return holes.draw(kind, *shape, uniform, largest=largest)
@@ -321,7 +343,7 @@ class Video(Splits):
         guess = metrics.interpolate(clip, mask)
         if self._filler is None:
             return guess
-        return metrics.PEAK * self._filler(guess / metrics.PEAK, mask)
+        return np.round(metrics.PEAK * self._filler(guess / metrics.PEAK, mask))
 
     def _reference(
         self, clip: np.ndarray, hole: np.ndarray, guess: np.ndarray | None = None
@@ -338,6 +360,50 @@ class Video(Splits):
         differences = (clip - self._reference(clip, hole, guess)) / metrics.PEAK
         rows = patches.split(differences.astype(np.float32), self.patch)
         return rows.reshape(-1, rows.shape[-1])[self.places(hole)]
+
+    @property
+    def filled(self) -> bool:
+        """Whether what is missing is filled with its mean first."""
+        return self._filler is not None
+
+    @property
+    def examples(self) -> int:
+        """Training examples whose mean is found."""
+        return self._config.codec.mean.examples
+
+    def fills(self, split: _Split, identity: str) -> np.ndarray:
+        """The target patches of every example's guess, uint8 [N, T, D], cached.
+
+        Args:
+          split: the examples.
+          identity: of its windows.
+        """
+        holed = self._config.hole.to_json(sort_keys=True)
+        key = hashlib.sha256(f"{identity} {holed} {self.seed} {self.flip} {self.patch}".encode())
+        key.update((self._folder / filler.SETTINGS).read_bytes())  # with the parameters' checksum
+
+        def fill(new):
+            found = new((len(split), self._targets, 3 * math.prod(self.patch)), np.uint8)
+            starts = range(0, len(split), _FILLED)
+            for start in self._progress.track(starts, len(starts), "filling clips with the mean"):
+                numbers = range(start, min(start + _FILLED, len(split)))
+                clips = np.stack([split.clip(i) for i in numbers])
+                drawn = [split.hole(i) for i in numbers]
+                masks = np.stack([self._missing(hole) for hole in drawn])
+                first = map(metrics.interpolate, clips, masks)
+                filled = self._filler(np.stack(list(first)) / metrics.PEAK, masks)
+                for i, clip, hole in zip(numbers, filled, drawn, strict=True):
+                    rows = patches.split(np.round(metrics.PEAK * clip), self.patch)
+                    found[i] = rows.reshape(-1, rows.shape[-1])[self.places(hole)]
+
+        return cached_array(cache_folder() / f"fills-{key.hexdigest()[:24]}.npy", fill)
+
+    def replaced(self, clip: np.ndarray, hole: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """A clip with its target patches replaced by rows [T, D], float [F, H, W, 3]."""
+        grid = patches.split(clip.astype(np.float64), self.patch)
+        flat = grid.reshape(-1, grid.shape[-1])
+        flat[self.places(hole)] = rows
+        return patches.join(flat.reshape(grid.shape), self.patch)
 
     def places(self, hole: np.ndarray) -> np.ndarray:
         """See `data.holes.places`."""
@@ -453,8 +519,20 @@ class Video(Splits):
         }
         return [f"{path} from frame {start} on" for start in starts], batch
 
-    def fill(self, clip: np.ndarray, hole: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    def fill(
+        self,
+        clip: np.ndarray,
+        hole: np.ndarray,
+        tokens: np.ndarray,
+        guess: np.ndarray | None = None,
+    ) -> np.ndarray:
         """The clip with what tokens say of its hole; everything else stays as it is, uint8.
+
+        Args:
+          clip: uint8 [F, H, W, 3].
+          hole: bool [slots, rows, columns].
+          tokens: of its patches.
+          guess: see there; where that is known already.
 
         Raises:
           UserError: for fewer tokens than the hole has.
@@ -466,7 +544,7 @@ class Video(Splits):
                 f"--length: {len(tokens)} tokens fill {len(found)} of {missing} missing patches; "
                 "leave it out"
             )
-        rows = patches.split(self._reference(clip, hole), self.patch)
+        rows = patches.split(self._reference(clip, hole, guess), self.patch)
         flat = rows.reshape(-1, rows.shape[-1])
         places = self.places(hole)[:missing]
         flat[places] += metrics.PEAK * found[:missing]
@@ -570,6 +648,10 @@ class Video(Splits):
         held_out = self.split(split)
         return [held_out.clip(i) for i in range(count)], [held_out.hole(i) for i in range(count)]
 
+    def _means(self, split: str, count: int) -> list[np.ndarray | None]:
+        """Their means; see `_Split.mean`."""
+        return list(map(self.split(split).mean, range(count)))
+
     def evaluate(
         self, split: str, samples: Sequence[Sample], log_probs: np.ndarray, *, thorough: bool
     ) -> dict[str, Metric]:
@@ -583,9 +665,10 @@ class Video(Splits):
             figures = self._unconditional(split, [self._whole(s.tokens[0]) for s in samples])
         else:
             clips, hidden = self._truths(split, len(samples))
+            means = self._means(split, len(samples))
             first = [
-                self.fill(clip, hole, sample.tokens[0])
-                for clip, hole, sample in zip(clips, hidden, samples, strict=True)
+                self.fill(clip, hole, sample.tokens[0], mean)
+                for clip, hole, mean, sample in zip(clips, hidden, means, samples, strict=True)
             ]
             figures = self._figures(first, clips, hidden)
         if not thorough:
@@ -596,9 +679,10 @@ class Video(Splits):
         if all(len(sample.tokens) > 1 for sample in samples):
             if not self.holed:
                 clips, hidden = self._truths(split, len(samples))
+            means = self._means(split, len(samples))
             pairs = [
-                tuple(self.fill(clip, hole, sample.tokens[i]) for i in range(2))
-                for clip, hole, sample in zip(clips, hidden, samples, strict=True)
+                tuple(self.fill(clip, hole, sample.tokens[i], mean) for i in range(2))
+                for clip, hole, mean, sample in zip(clips, hidden, means, samples, strict=True)
             ]
             figures |= metrics.diversity(pairs, self._pixels(hidden))
         return figures
@@ -648,19 +732,17 @@ class Video(Splits):
         The judge of the coded column tells one half of the real code sequences from the other.
         """
         del num_samples
-        clips, hidden = self._truths(split, count)
+        (clips, hidden), means = self._truths(split, count), self._means(split, count)
+        vectors = list(map(self.vectors, clips, hidden, means))
         coded = [
-            self.fill(clip, hole, self.codec.encode(self.vectors(clip, hole)))
-            for clip, hole in zip(clips, hidden, strict=True)
+            self.fill(clip, hole, self.codec.encode(rows), mean)
+            for clip, hole, mean, rows in zip(clips, hidden, means, vectors, strict=True)
         ]
         half = count // 2
         judged = self._real_or_generated(
             self._real(split, 0, half), self._real(split, half, count - half)
         )
-        quality = patches.quality(
-            self.codec,
-            np.concatenate([self.vectors(c, h) for c, h in zip(clips, hidden, strict=True)]),
-        )
+        quality = patches.quality(self.codec, np.concatenate(vectors))
         lines = [
             f"codec: {self.codec.bits_per_patch:.1f} bits for a patch of "
             f"{' x '.join(map(str, self.patch))}, {quality['psnr']:.1f} dB; "
@@ -689,15 +771,16 @@ class Video(Splits):
         """
         del attention
         folder.mkdir(parents=True, exist_ok=True)
-        clips, hidden = self._truths(split, len(samples))
+        (clips, hidden), count = self._truths(split, len(samples)), len(samples)
         drawn, rows = {}, []
         if not self.holed:
             made = np.concatenate([self._whole(sample.tokens[0]) for sample in samples])
             shown = {"generated": made, "real": np.concatenate(clips)}
             return {"samples": pictures.strip(shown, folder / "samples.png")}
-        for i, (clip, hole, sample) in enumerate(zip(clips, hidden, samples, strict=True)):
+        given = zip(clips, hidden, self._means(split, count), samples, strict=True)
+        for i, (clip, hole, mean, sample) in enumerate(given):
             mask = self._missing(hole)
-            filled = self.fill(clip, hole, sample.tokens[0])
+            filled = self.fill(clip, hole, sample.tokens[0], mean)
             masked = np.where(mask[..., None], np.uint8(255), clip)
             shown = {"masked": masked, "filled": filled, "true": clip}
             picture = pictures.strip(shown, folder / f"{i + 1}.png")

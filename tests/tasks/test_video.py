@@ -49,7 +49,8 @@ def config_of(variant, **changes):
 
 
 def task_of(folder, **changes):
-    config = config_of("smoke", **changes)
+    plain = {"codec.reference": "none", "hole.alike": 0.0}
+    config = config_of("smoke", **plain | changes)
     config.data.update(train_size=20, validation_size=6, test_size=24)
     told = Told()
     return Video(config.lock(), folder, told), told
@@ -198,6 +199,46 @@ def test_batches_are_functions_of_seed_and_number_with_new_holes_each_epoch(box)
     np.testing.assert_array_equal(pairs["target"][2], test[2]["captions"][0])
     with pytest.raises(UserError, match="has no end"):
         next(box.pairs("train", batch_size=4, limit=None))
+
+
+def test_a_share_of_the_holes_to_learn_from_is_like_those_of_evaluation(tmp_path):
+    task, _ = task_of(tmp_path, **{"hole.alike": 0.75, "data.frames": 8})
+    train = task.splits["train"]
+    found = [train.hole(i) for i in range(400)]
+    like = [h.sum() == task.length and h.any((1, 2)).tolist() == [0, 1, 1, 0] for h in found]
+    # The others are so in less than half of all cases, too; 5 standard errors.
+    error = 5 * 0.5 / 400**0.5
+    assert 0.75 - error < np.mean(like) < 0.75 + 0.25 / 2 + error
+    test = task.splits["test"]
+    assert all(test.hole(i).any((1, 2)).tolist() == [0, 1, 1, 0] for i in range(24))
+
+
+def test_the_mean_of_a_training_example_is_found_once(tmp_path, monkeypatch):
+    task, told = task_of(tmp_path, **{"codec.reference": "mean"})
+    train = task.splits["train"]
+    assert (len(train), train.unlimited) == (task._config.codec.mean.examples, False)
+    for i in (0, 21, 31):
+        fresh = task.source(train.clip(i), train.hole(i))
+        known = train[i]["source"]
+        np.testing.assert_array_equal(known["places"], fresh["places"])
+        # Clips that are filled together may be rounded otherwise.
+        far = known["clip"].astype(int) - fresh["clip"]
+        assert np.abs(far).max() <= 1
+        guess = task.guess(train.clip(i), train.hole(i))
+        wanted = task.codec.encode(task.vectors(train.clip(i), train.hole(i), guess)).ravel()
+        assert np.mean(train[i]["captions"][0] == wanted) > 0.9
+    assert len({train.hole(i).tobytes() for i in range(32)}) > 4
+    assert sum("filling clips with the mean" in text for text in told.messages) == 1
+    # The same of clips that the model is judged by.
+    test = task.splits["test"]
+    assert len(test) == 24
+    far = test.mean(3) - task.guess(test.clip(3), test.hole(3))
+    assert np.abs(far).max() <= 1
+    tokens = test[3]["captions"][0]
+    filled = [task.fill(test.clip(3), test.hole(3), tokens, mean) for mean in (test.mean(3), None)]
+    assert np.abs(filled[0].astype(int) - filled[1]).max() <= 1
+    monkeypatch.setattr(task, "_filler", None)
+    assert task.splits["train"][5]["captions"][0].shape == (task.length,)
 
 
 def test_mirrored_clips_are_half_of_those_to_learn_from(tmp_path):
