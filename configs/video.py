@@ -193,13 +193,14 @@ def _smoke(config):
 
 
 def _files(config):
-    """A few real clips: codes are of what differs from what is linear in time."""
+    """A few real clips."""
     config.data.update(source="files", image_size=64, flip=True)
-    config.codec.update(patch=(2, 8, 8), size=512, reference="linear", fitted=2000)
+    config.codec.update(patch=(2, 8, 8), size=512, fitted=2000)
+    config.codec.mean.update(batch_size=8, steps=600, examples=2000)
     config.encoder.update(channels=(32, 64, 128), dropout=0.1)
     for network in (config.generator, config.discriminator):
         network.dropout = 0.2
-    config.phases.pretrain_generator.update(steps=3000, evaluate_every=300)
+    config.phases.pretrain_generator.update(steps=600, evaluate_every=200)
     config.evaluation.validation_limit = 100
 
 
