@@ -152,6 +152,7 @@ def begun(overrides, tmp_path_factory):
             config.codec.update(size=8)
             if task == "image":
                 config.hole.kinds = ()
+                config.codec.reference = "none"
                 config.encoder = {"kind": "none"}
                 for name in config.phases.order[:-1]:
                     config.phases[name].generator.guided_attention = 0.0

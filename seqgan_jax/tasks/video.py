@@ -80,7 +80,7 @@ class _Split:
     @functools.cached_property
     def _fills(self) -> np.ndarray:
         """What the mean of every example's target patches is, uint8 [N, T, D], cached."""
-        return self._task.fills(self, self._windows.identity)
+        return self._task.fills(self, f"{self._windows.identity} {self._number}")
 
     def _window(self, i: int) -> tuple[int, bool]:
         """Which window example i is, and whether it is mirrored."""
@@ -224,6 +224,14 @@ class Video(Splits):
             )
         if codec.reference != "none" and not self.holed:
             raise UserError("config.codec.reference: without holes there is none; set none")
+        alike = self._config.hole.alike
+        if not 0 <= alike <= 1:
+            raise UserError(f"config.hole.alike: {alike} is no share; set a number from 0 to 1")
+        if codec.reference == "mean" and codec.mean.examples < 1:
+            raise UserError(
+                f"config.codec.mean.examples: {codec.mean.examples} leaves none to learn from; set "
+                "1 or more"
+            )
         if codec.reference == "mean" and options.image_size % CELL:
             raise UserError(
                 f"config.data.image_size: {options.image_size} is no multiple of {CELL}, which "
@@ -376,7 +384,7 @@ class Video(Splits):
 
         Args:
           split: the examples.
-          identity: of its windows.
+          identity: of its windows and holes.
         """
         holed = self._config.hole.to_json(sort_keys=True)
         key = hashlib.sha256(f"{identity} {holed} {self.seed} {self.flip} {self.patch}".encode())

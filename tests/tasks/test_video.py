@@ -495,6 +495,11 @@ def test_pictures_have_no_source_and_all_their_codes(tmp_path, judged):
             {"codec.reference": "mean", "data.image_size": 20},
             r"config\.data\.image_size: 20 is no multiple of 8, which",
         ),
+        ({"hole.alike": 1.5}, r"config\.hole\.alike: 1\.5 is no share"),
+        (
+            {"codec.reference": "mean", "codec.mean.examples": 0},
+            r"config\.codec\.mean\.examples: 0 leaves none",
+        ),
         (
             {"encoder.channels": (8,)},
             r"config\.encoder\.channels: 1 stages look at patches of 2 x 2",
