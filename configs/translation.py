@@ -238,8 +238,8 @@ def _multi30k(config):
     config.generator.noise_size = 16
     config.discriminator.feature_size = 256
     config.discriminator.head_size = 64
-    config.phases.align.update(steps=7000, evaluate_every=500)
-    config.phases.align.generator.update(optimizer="muon", learning_rate=2e-3, warmup=500)
+    config.phases.align.update(steps=1800, evaluate_every=600)
+    config.phases.align.generator.update(optimizer="muon", learning_rate=2e-3, warmup=300)
     config.phases.pretrain_generator.update(steps=1500)
     config.phases.pretrain_discriminator.update(steps=300)
     config.phases.adversarial.update(steps=300, evaluate_every=100)
@@ -268,6 +268,7 @@ def _transformer(config):
     config.generator.dropout = 0.3
     # The discriminator's LSTM can't start with a Transformer's layers: its source encoder does.
     config.discriminator.likelihood = False
+    config.phases.align.update(steps=7000, evaluate_every=500)
     config.phases.align.generator.update(optimizer="adam", learning_rate=5e-4, warmup=1000)
     config.phases.pretrain_generator.generator.update(learning_rate=1e-4)
 
@@ -281,7 +282,8 @@ def _dual(config):
     config.encoder.update(embedding_size=128, size=128)
     for network in (config.generator, config.discriminator):
         network.update(embedding_size=128, hidden_size=128, attention_size=128)
-    config.generator.output_size = 128
+    config.generator.update(attention="additive", attend_after=0, output_size=128)
+    config.phases.align.generator.update(optimizer="adam", warmup=500)
     # Both directions from the pairs, and then from what they make of texts without a translation.
     config.phases.align.update(
         steps=3000, evaluate_every=500, select="quality_diversity", reverse=True
@@ -308,7 +310,7 @@ def _large(config):
     config.discriminator.feature_size = 512
     config.discriminator.num_heads = 8
     config.phases.align.update(batch_size=512, steps=50_000, evaluate_every=2000)
-    config.phases.align.generator.update(learning_rate=5e-4, warmup=4000)
+    config.phases.align.generator.update(optimizer="adam", learning_rate=5e-4, warmup=4000)
     config.phases.pretrain_generator.update(batch_size=512, steps=5000, evaluate_every=1000)
     config.phases.pretrain_generator.generator.update(learning_rate=1e-4)
     config.phases.pretrain_discriminator.update(batch_size=512, steps=5000)
