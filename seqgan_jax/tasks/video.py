@@ -57,7 +57,8 @@ class _Split:
         return len(self._windows)
 
     def __getitem__(self, i: int) -> dict:
-        clip, hole, guess = self.clip(i), self.hole(i), self.mean(i)
+        clip, hole = self.clip(i), self.hole(i)
+        guess = self.mean(i, clip, hole)
         if guess is None:
             guess = self._task.guess(clip, hole)
         if self._task.steady:
@@ -104,11 +105,9 @@ class _Split:
         uniform = lambda: (int(bits.random_raw()) >> 11) * 2.0**-53
         return self._task.draw_hole(uniform, largest=self._number > 0)
 
-    def mean(self, i: int) -> np.ndarray | None:
-        """The clip with the mean in its hole, float [F, H, W, 3]; None where none is learned."""
-        if not self._task.filled:
-            return None
-        return self._task.replaced(self.clip(i), self.hole(i), self._fills[i])
+    def mean(self, i: int, clip: np.ndarray, hole: np.ndarray) -> np.ndarray | None:
+        """Example i's clip with the mean in its hole, float [F, H, W, 3]; None without a mean."""
+        return self._task.replaced(clip, hole, self._fills[i]) if self._task.filled else None
 
     def name(self, i: int) -> str:
         return self._windows.name(i)
@@ -366,7 +365,11 @@ class Video(Splits):
     ) -> np.ndarray:
         """The target's patches before they are coded, float32 [T, D]."""
         differences = (clip - self._reference(clip, hole, guess)) / metrics.PEAK
-        rows = patches.split(differences.astype(np.float32), self.patch)
+        return self._target_patches(differences.astype(np.float32), hole)
+
+    def _target_patches(self, clip: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        """[F, H, W, 3] -> [T, D]."""
+        rows = patches.split(clip, self.patch)
         return rows.reshape(-1, rows.shape[-1])[self.places(hole)]
 
     @property
@@ -401,8 +404,7 @@ class Video(Splits):
                 first = map(metrics.interpolate, clips, masks)
                 filled = self._filler(np.stack(list(first)) / metrics.PEAK, masks)
                 for i, clip, hole in zip(numbers, filled, drawn, strict=True):
-                    rows = patches.split(np.round(metrics.PEAK * clip), self.patch)
-                    found[i] = rows.reshape(-1, rows.shape[-1])[self.places(hole)]
+                    found[i] = self._target_patches(np.round(metrics.PEAK * clip), hole)
 
         return cached_array(cache_folder() / f"fills-{key.hexdigest()[:24]}.npy", fill)
 
@@ -656,9 +658,9 @@ class Video(Splits):
         held_out = self.split(split)
         return [held_out.clip(i) for i in range(count)], [held_out.hole(i) for i in range(count)]
 
-    def _means(self, split: str, count: int) -> list[np.ndarray | None]:
+    def _means(self, split: str, clips, hidden) -> list[np.ndarray | None]:
         """Their means; see `_Split.mean`."""
-        return list(map(self.split(split).mean, range(count)))
+        return list(map(self.split(split).mean, range(len(clips)), clips, hidden))
 
     def evaluate(
         self, split: str, samples: Sequence[Sample], log_probs: np.ndarray, *, thorough: bool
@@ -673,7 +675,7 @@ class Video(Splits):
             figures = self._unconditional(split, [self._whole(s.tokens[0]) for s in samples])
         else:
             clips, hidden = self._truths(split, len(samples))
-            means = self._means(split, len(samples))
+            means = self._means(split, clips, hidden)
             first = [
                 self.fill(clip, hole, sample.tokens[0], mean)
                 for clip, hole, mean, sample in zip(clips, hidden, means, samples, strict=True)
@@ -687,7 +689,7 @@ class Video(Splits):
         if all(len(sample.tokens) > 1 for sample in samples):
             if not self.holed:
                 clips, hidden = self._truths(split, len(samples))
-            means = self._means(split, len(samples))
+                means = self._means(split, clips, hidden)
             pairs = [
                 tuple(self.fill(clip, hole, sample.tokens[i], mean) for i in range(2))
                 for clip, hole, mean, sample in zip(clips, hidden, means, samples, strict=True)
@@ -740,7 +742,8 @@ class Video(Splits):
         The judge of the coded column tells one half of the real code sequences from the other.
         """
         del num_samples
-        (clips, hidden), means = self._truths(split, count), self._means(split, count)
+        clips, hidden = self._truths(split, count)
+        means = self._means(split, clips, hidden)
         vectors = list(map(self.vectors, clips, hidden, means))
         coded = [
             self.fill(clip, hole, self.codec.encode(rows), mean)
@@ -779,13 +782,13 @@ class Video(Splits):
         """
         del attention
         folder.mkdir(parents=True, exist_ok=True)
-        (clips, hidden), count = self._truths(split, len(samples)), len(samples)
+        clips, hidden = self._truths(split, len(samples))
         drawn, rows = {}, []
         if not self.holed:
             made = np.concatenate([self._whole(sample.tokens[0]) for sample in samples])
             shown = {"generated": made, "real": np.concatenate(clips)}
             return {"samples": pictures.strip(shown, folder / "samples.png")}
-        given = zip(clips, hidden, self._means(split, count), samples, strict=True)
+        given = zip(clips, hidden, self._means(split, clips, hidden), samples, strict=True)
         for i, (clip, hole, mean, sample) in enumerate(given):
             mask = self._missing(hole)
             filled = self.fill(clip, hole, sample.tokens[0], mean)

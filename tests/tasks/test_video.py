@@ -232,10 +232,11 @@ def test_the_mean_of_a_training_example_is_found_once(tmp_path, monkeypatch):
     # The same of clips that the model is judged by.
     test = task.splits["test"]
     assert len(test) == 24
-    far = test.mean(3) - task.guess(test.clip(3), test.hole(3))
+    mean = test.mean(3, test.clip(3), test.hole(3))
+    far = mean - task.guess(test.clip(3), test.hole(3))
     assert np.abs(far).max() <= 1
     tokens = test[3]["captions"][0]
-    filled = [task.fill(test.clip(3), test.hole(3), tokens, mean) for mean in (test.mean(3), None)]
+    filled = [task.fill(test.clip(3), test.hole(3), tokens, known) for known in (mean, None)]
     assert np.abs(filled[0].astype(int) - filled[1]).max() <= 1
     monkeypatch.setattr(task, "_filler", None)
     assert task.splits["train"][5]["captions"][0].shape == (task.length,)
