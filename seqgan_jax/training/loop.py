@@ -285,7 +285,7 @@ class Loop:
         programs = {network: phase.step_of(network) for network in phase.networks}
         folder = self._folder / "profile" / phase.name
         profile = Profile(folder, done + phase.cycle, self.profile)
-        collapsed, compiled = False, set()
+        collapsed, compiled, ahead = False, set(), {}
         if phase.stop.regain and not done:
             state = self._remembered(state, phase)
         while done < phase.steps and not over:
@@ -297,7 +297,8 @@ class Loop:
                     state = self.steps.hold(state, held, band=band)
                 self._watch.at(f"phase {phase.name}, its step {done + 1}, {network}")
                 began = time.monotonic()
-                batch, program = next(batches[network]), programs[network]
+                batch = ahead.pop(network, None) or next(batches[network])
+                program = programs[network]
                 waiting = time.monotonic() - began
                 rewarded = ()
                 if self.reward and network == "generator" and phase.uses_rewards:
@@ -312,6 +313,8 @@ class Loop:
                 state, found = self.steps.train_step(
                     state, batch, *rewarded, phase=program, network=network
                 )
+                if done + 1 < phase.steps:  # made while the device works
+                    ahead[network] = next(batches[network])
                 told, scalars = _read(jax.device_get(found))
                 tokens = phase.sources(network) * phase.targets * self.task.length
                 tokens *= len(self._seeds)

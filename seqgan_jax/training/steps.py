@@ -511,7 +511,9 @@ class Steps:
             lambda params, *rows: loss_of(merge(params, network.params), *rows), has_aux=True
         )
         (loss, found), grads = self.layout.sum(lambda *rows: slope(params, *rows), given)
-        norm = optax.tree.norm(grads)
+        # Compiled by itself: XLA's tree of sums over the transposed product that the gradient of a
+        # matrix is takes 12 ms for 6 million elements, where a plain sum takes 1.
+        norm = jax.jit(optax.tree.norm)(grads)
         sound = jnp.isfinite(loss) & jnp.isfinite(norm)
         shrink = jnp.minimum(1.0, self.clip / norm)
         grads = jax.tree.map(lambda g: g * shrink, grads)
