@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 NAMES = ("adam", "muon")
-_ADAM = optax.scale_by_adam()
+_FIRST, _SECOND, _EPSILON = 0.9, 0.999, 1e-8  # Adam's, as in optax
 _BETA = 0.95
 _RMS = 0.3
 # p(s) = a s + b s^3 + c s^5 takes singular values in (0, 1] towards 1, small ones at once.
@@ -42,39 +42,47 @@ def _matrix(keys: tuple, x: chex.Array) -> tuple[int, int] | None:
 
 
 # The state before the first step, of either.
-init = _ADAM.init
+init = optax.scale_by_adam().init
 
 
-def elementwise(name: str, params: Any) -> optax.GradientTransformation:
+def elementwise(
+    name: str, params: Any, sound: chex.Array | bool = True
+) -> optax.GradientTransformation:
     """What an optimiser does to each element of parameters by itself, and so to parts of them too.
 
-    Of the matrices that Muon moves it is the momentum (Nesterov's), of the others Adam's update.
+    Of the matrices that Muon moves it is the momentum (Nesterov's), of the others Adam's update
+    (Kingma and Ba, 2015, arXiv:1412.6980), as `optax.scale_by_adam` has it. That can't leave its
+    state as it is where there is to be no update, and to choose between two states afterwards
+    copies three arrays of the parameters' size.
 
     Args:
       name: see `NAMES`.
       params: whole, as their shapes say which are such matrices.
+      sound: whether the gradient is one. Otherwise the state stays, and what is given is of no use.
     """
-    if name == "adam":
-        return _ADAM
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    matrices = {keys for keys, x in leaves if _matrix(keys, x) is not None}
+    muon = name == "muon"
+    matrices = {keys for keys, x in leaves if muon and _matrix(keys, x) is not None}
+    keep = lambda new, old: jnp.where(sound, new, old)
 
     def update(grads, state, params=None):
         del params
-        updates, moved = _ADAM.update(grads, state)
+        count = keep(optax.safe_increment(state.count), state.count)
+        first, second = (1 - decay ** jnp.maximum(count, 1) for decay in (_FIRST, _SECOND))
 
-        def mixed(keys, g, update, mu, nu, old_mu, old_nu):
-            if keys not in matrices:
-                return update, mu, nu
-            mu = _BETA * old_mu + (1 - _BETA) * g
-            return _BETA * mu + (1 - _BETA) * g, mu, old_nu
+        def moved(keys, g, mu, nu):
+            if keys in matrices:
+                mu = keep(_BETA * mu + (1 - _BETA) * g, mu)
+                return _BETA * mu + (1 - _BETA) * g, mu, nu
+            mu = keep((1 - _FIRST) * g + _FIRST * mu, mu)
+            nu = keep((1 - _SECOND) * g**2 + _SECOND * nu, nu)
+            return mu / first / (jnp.sqrt(nu / second) + _EPSILON), mu, nu
 
-        trees = (grads, updates, moved.mu, moved.nu, state.mu, state.nu)
-        found = jax.tree_util.tree_map_with_path(mixed, *trees)
+        found = jax.tree_util.tree_map_with_path(moved, grads, state.mu, state.nu)
         updates, mu, nu = jax.tree.transpose(
             jax.tree.structure(grads), jax.tree.structure((0, 0, 0)), found
         )
-        return updates, moved._replace(mu=mu, nu=nu)
+        return updates, state._replace(count=count, mu=mu, nu=nu)
 
     return optax.GradientTransformation(init, update)
 

@@ -518,12 +518,10 @@ class Steps:
         shrink = jnp.minimum(1.0, self.clip / norm)
         grads = jax.tree.map(lambda g: g * shrink, grads)
         kind = getattr(phase, name).optimizer
-        elementwise = optimizers.elementwise(kind, params)
-        updates, moved = self.layout.update(elementwise, grads, optimizer, params)
+        elementwise = optimizers.elementwise(kind, params, sound)
+        updates, optimizer = self.layout.update(elementwise, grads, optimizer, params)
         updates = optimizers.directions(kind, updates)
-        stepped = jax.tree.map(lambda p, u: p - rate * u, params, updates)
-        kept = lambda new, old: jnp.where(sound, new, old)
-        params, optimizer = jax.tree.map(kept, (stepped, moved), (params, optimizer))
+        params = jax.tree.map(lambda p, u: jnp.where(sound, p - rate * u, p), params, updates)
         network = Network(
             merge(params, network.params), per_parameter(merge, optimizer, network.optimizer)
         )

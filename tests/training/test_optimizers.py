@@ -84,6 +84,28 @@ def test_nothing_moves_without_a_gradient(name):
     assert not any(x.any() for x in jax.tree.leaves(found))
 
 
+def test_adam_is_that_of_optax():
+    plain = optax.scale_by_adam()
+    gradients = [normal(seed, OTHERS) for seed in range(3)]
+    state = plain.init(gradients[0])
+    for gradient, ours in zip(gradients, run("adam", gradients, gradients[0])[0], strict=True):
+        theirs, state = plain.update(gradient, state)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, theirs)
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+@pytest.mark.parametrize("before", [0, 2])
+def test_what_is_no_gradient_leaves_the_state(name, before):
+    gradients = [normal(seed, {**OTHERS, **MATRICES}) for seed in range(before + 1)]
+    state = optimizers.init(gradients[0])
+    if before:
+        _, state = run(name, gradients[:before], gradients[0])
+    bad = jax.tree.map(lambda x: np.full_like(x, np.nan), gradients[0])
+    update = jax.jit(lambda sound: optimizers.elementwise(name, bad, sound).update(bad, state)[1])
+    jax.tree.map(np.testing.assert_array_equal, update(False), state)
+    assert np.isnan(update(True).mu["embedding"]).all()
+
+
 def test_frozen_parameters_are_left_out():
     gradient = normal(0, MATRICES) | {"attention_key": None}
     found, state = run("muon", [gradient], gradient)
