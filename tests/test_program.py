@@ -387,6 +387,7 @@ def test_evaluate_writes_every_figure(call, finished_run, tmp_path):
         for figure in found["metrics"].values():
             assert set(figure) == {"value", "stderr", "n", "unit"}
         assert found["metrics"]["nll"]["n"] == 8
+        assert "cider_d" in found["comparisons"]["one caption for all"]
     assert "one caption for all" in text
     for document in ("model_card.md", "report.html"):
         assert "last on test data" in (tmp_path / "run" / document).read_text()

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -52,13 +53,14 @@ def write_evaluation(
     metrics: Mapping[str, Metric],
     sweep: Mapping | None = None,
     replicas: Sequence[Mapping[str, Metric]] = (),
+    comparisons: Mapping[str, Mapping[str, Metric]] = MappingProxyType({}),
 ) -> None:
     """Writes `{task, split, checkpoint, seed, metrics: {name: {value, stderr, n, unit}}}` as JSON.
 
     Metrics are sorted by name, so that two files compare line by line. A figure that isn't finite
     is written as null, since JSON has no NaN. The file appears whole or not at all. A sweep, see
     `evaluation.sweep`, stands under a key of its own, and so do the metrics of each replica where
-    `metrics` are means over several.
+    `metrics` are means over several, and those of `comparisons` by what the model is set beside.
 
     Raises:
       UserError: `path` can't be written.
@@ -72,6 +74,8 @@ def write_evaluation(
     }
     if len(replicas) > 1:
         content["replicas"] = [plain(own) for own in replicas]
+    if comparisons:
+        content["comparisons"] = {title: plain(own) for title, own in comparisons.items()}
     if sweep is not None:
         content["sweep"] = sweep
     write_json(Path(path), content)

@@ -107,7 +107,7 @@ def _evaluate(
     reject,
     temperature,
 ) -> list[str]:
-    columns, beside = {}, {}
+    columns, beside, others = {}, {}, None
     for which in checkpoints:
         own = []
         for replica in chosen:
@@ -138,6 +138,8 @@ def _evaluate(
             beside[f"{which}, accepted"] = {
                 name.removeprefix(_ACCEPTED): figure for name, figure in accepted.items()
             }
+        if others is None:
+            others, lines = run.task.comparisons(split, len(written), num_samples)
         name = "evaluation.json" if which == checkpoints[-1] else f"evaluation-{which}.json"
         path = run.workdir / name
         write_evaluation(
@@ -149,8 +151,8 @@ def _evaluate(
             metrics=found,
             sweep=sweep.read(path),
             replicas=own,
+            comparisons=others,
         )
-    others, lines = run.task.comparisons(split, len(written), num_samples)
     return [table(columns | beside | others), *lines]
 
 

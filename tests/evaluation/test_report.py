@@ -42,6 +42,14 @@ def test_file(tmp_path):
     assert os.listdir(tmp_path) == ["evaluation.json"]
 
 
+def test_what_a_model_is_set_beside_stands_in_the_file(tmp_path):
+    path = tmp_path / "evaluation.json"
+    beside = {"plain": {"psnr": Metric(16.5, None, 3, "dB")}}
+    report.write_evaluation(path, **WHERE, metrics={}, comparisons=beside)
+    figure = {"value": 16.5, "stderr": None, "n": 3, "unit": "dB"}
+    assert json.loads(path.read_text())["comparisons"] == {"plain": {"psnr": figure}}
+
+
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fails):
     path = tmp_path / "evaluation.json"
