@@ -314,7 +314,10 @@ class Loop:
                     state, batch, *rewarded, phase=program, network=network
                 )
                 if done + 1 < phase.steps:  # made while the device works
+                    asked = time.monotonic()
                     ahead[network] = next(batches[network])
+                    if all(x.is_ready() for x in jax.tree.leaves(found)):
+                        waiting += time.monotonic() - asked
                 told, scalars = _read(jax.device_get(found))
                 tokens = phase.sources(network) * phase.targets * self.task.length
                 tokens *= len(self._seeds)
