@@ -1094,6 +1094,7 @@ def test_a_phrase_becomes_a_sound_file(call, speech_run, tmp_path):
         (["--image=a.png"], ["--image", "of no use to a model of speech"]),
         (["--text=two", "--prefix=one"], ["--prefix=one", "of no use"]),
         (["--text=two", "--output=no/out.wav"], ["no/out.wav", "can't be written"]),
+        (["--text=two", "--output=out.mp3"], ["--output=out.mp3", ".wav", ".txt", "choose"]),
     ],
 )
 def test_bad_requests_for_speech(refused, speech_run, arguments, words):

@@ -189,8 +189,12 @@ def frames_of(path: Path) -> Iterator[tuple[float | None, np.ndarray]]:
       UserError: for what can't be decoded, holds no picture, or changes its size.
     """
     if path.is_dir():
-        size = None
-        for i, file in enumerate(_pictures_in(path)):
+        size, files = None, _pictures_in(path)
+        if not files:
+            raise UserError(
+                f"{path}: no pictures in this folder; name a clip, or one of its frames"
+            )
+        for i, file in enumerate(files):
             frame = _whole_picture(file)
             if frame.shape != (size or frame.shape):
                 raise UserError(
@@ -205,7 +209,7 @@ def frames_of(path: Path) -> Iterator[tuple[float | None, np.ndarray]]:
         raise UserError(f"{path}: this file is empty; replace or remove it")
     count = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 kinds = (
                     ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
@@ -241,13 +245,20 @@ def resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def read(path: Path, size: int, *, progress: Progress = no_progress) -> tuple[Film, np.ndarray]:
+def read(
+    path: Path,
+    size: int,
+    *,
+    progress: Progress = no_progress,
+    change: Callable[[int, np.ndarray], np.ndarray] = lambda number, frame: frame,
+) -> tuple[Film, np.ndarray]:
     """A whole clip at a small size.
 
     Args:
       path: a file or a folder of pictures.
       size: side of the square to which its frames are stretched.
       progress: shows how many frames were read.
+      change: what to make of a frame, by its number, before it is stretched.
 
     Returns:
       (what it is like, uint8 [frames, size, size, 3]).
@@ -265,7 +276,7 @@ def read(path: Path, size: int, *, progress: Progress = no_progress) -> tuple[Fi
             )
         shape = frame.shape
         times.append(time)
-        small.append(resize(frame, size, size))
+        small.append(resize(change(len(small), frame), size, size))
     rate, steady = _rate(times)
     return Film(path, len(small), shape[0], shape[1], rate, steady), np.stack(small)
 
@@ -274,7 +285,7 @@ def _announced(path: Path) -> int | None:
     """How many frames a file says it has, where it does."""
     av = _av()
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             return (container.streams.video[0].frames or None) if container.streams.video else None
     except (av.FFmpegError, OSError):
         return None

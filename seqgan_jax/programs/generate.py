@@ -14,6 +14,9 @@ from seqgan_jax.files import replace_file
 from seqgan_jax.programs.start import compilation_cache
 from seqgan_jax.reporting.progress import Progress
 
+# Endings of files for what is told of sounds, clips and pictures.
+_TEXT = ("", ".txt", ".json")
+
 
 def generate(
     workdir: str,
@@ -48,7 +51,13 @@ def generate(
     with Progress(quiet=quiet or output is None or form == "json") as progress:
         model = load(workdir, checkpoint, replica=replica, progress=progress)
         task = model.task
-        whole = output is not None and Path(output).suffix.lower() in task.endings
+        ending = Path(output).suffix.lower() if output is not None else ""
+        whole = ending in task.endings
+        if task.endings and not whole and ending not in _TEXT:
+            raise UserError(
+                f"--output={output}: a model of {task.name} writes {', '.join(task.endings)}, and "
+                f"what is told of them to {', '.join(filter(None, _TEXT))}; choose one of these"
+            )
         if num_samples is None:
             num_samples = 1 if whole else 5
         written = model.generate(num_samples=num_samples, **options)

@@ -223,14 +223,23 @@ class Video(Splits):
             )
         if codec.reference != "none" and not self.holed:
             raise UserError("config.codec.reference: without holes there is none; set none")
-        alike = self._config.hole.alike
+        alike, evaluated = self._config.hole.alike, self._config.hole.evaluated
+        if self.holed and evaluated not in holes.KINDS:
+            raise UserError(
+                f"config.hole.evaluated: no hole '{evaluated}'; choose from "
+                f"{', '.join(holes.KINDS)}"
+            )
         if not 0 <= alike <= 1:
             raise UserError(f"config.hole.alike: {alike} is no share; set a number from 0 to 1")
-        if codec.reference == "mean" and codec.mean.examples < 1:
-            raise UserError(
-                f"config.codec.mean.examples: {codec.mean.examples} leaves none to learn from; set "
-                "1 or more"
-            )
+        counted = {"codec.fitted": codec.fitted}
+        if codec.reference == "mean":
+            names = "examples", "steps", "batch_size"
+            counted |= {f"codec.mean.{name}": codec.mean[name] for name in names}
+        for option, number in counted.items():
+            if number < 1:
+                raise UserError(
+                    f"config.{option}: {number} leaves none to learn from; set 1 or more"
+                )
         if codec.reference == "mean" and options.image_size % CELL:
             raise UserError(
                 f"config.data.image_size: {options.image_size} is no multiple of {CELL}, which "
@@ -390,7 +399,8 @@ class Video(Splits):
           identity: of its windows and holes.
         """
         holed = self._config.hole.to_json(sort_keys=True)
-        key = hashlib.sha256(f"{identity} {holed} {self.seed} {self.flip} {self.patch}".encode())
+        about = f"{identity} {len(split)} {holed} {self.seed} {self.flip} {self.patch}"
+        key = hashlib.sha256(about.encode())
         key.update((self._folder / filler.SETTINGS).read_bytes())  # with the parameters' checksum
 
         def fill(new):
@@ -496,7 +506,10 @@ class Video(Splits):
         if not path.exists():
             raise UserError(f"--video={path}: there is no such file; name a clip")
         size, frames = self._config.data.image_size, self._config.data.frames
-        film, whole = data.read(path, size, progress=self._progress.track)
+        numbers = _numbers(mask)
+        film, whole = data.read(
+            path, size, progress=self._progress.track, change=functools.partial(_hide, numbers)
+        )
         if film.frames < frames:
             raise UserError(
                 f"{path}: {film.frames} frames are fewer than the {frames} that this model looks "
@@ -507,7 +520,7 @@ class Video(Splits):
                 f"{path}: its frame rate varies; frames are taken as they come, and written at "
                 f"{float(film.rate):.3g} a second"
             )
-        box, times = _parsed(mask, film)
+        box, times = _placed(mask, numbers, film)
         masked = _small_mask(box, times, film, size)
         starts = window_starts(times, frames, film.frames)
         small = [whole[start : start + frames] for start in starts]
@@ -518,6 +531,11 @@ class Video(Splits):
                 f"--mask={mask}: hides {most} of the {math.prod(self.grid)} patches of "
                 f"{frames} frames, and this model fills {self._targets}; choose a smaller box or "
                 "fewer frames"
+            )
+        if any(hole.all(axis=0).any() for hole in hidden):
+            self._progress.message(
+                f"--mask={mask}: hides some places in all of the {frames} frames that are looked "
+                "at together; what is never seen there is guessed from what surrounds it"
             )
         self._requested = _Request(film, box, times, starts, small, hidden)
         sources = [self.source(*pair) for pair in zip(small, hidden, strict=True)]
@@ -601,8 +619,12 @@ class Video(Splits):
         sums: dict[int, np.ndarray] = {}
         totals: dict[int, float] = {}
         windows = zip(asked.starts, asked.small, asked.hidden, tokens, strict=True)
+        masked = _small_mask(asked.box, asked.times, asked.film, self._config.data.image_size)
         for start, small, hole, written in windows:
-            for t, frame in enumerate(self.fill(small, hole, written)):
+            # Patches reach beyond the hole, and what is true there is known.
+            hidden = masked[start : start + frames, :, :, None]
+            filled = np.where(hidden, self.fill(small, hole, written), small)
+            for t, frame in enumerate(filled):
                 sums[start + t] = sums.get(start + t, 0.0) + float(weights[t]) * frame
                 totals[start + t] = totals.get(start + t, 0.0) + float(weights[t])
         x, y, w, h = asked.box
@@ -749,10 +771,11 @@ class Video(Splits):
             self.fill(clip, hole, self.codec.encode(rows), mean)
             for clip, hole, mean, rows in zip(clips, hidden, means, vectors, strict=True)
         ]
-        half = count // 2
-        judged = self._real_or_generated(
-            self._real(split, 0, half), self._real(split, half, count - half)
-        )
+        half, judged = count // 2, {}
+        if half:
+            judged = self._real_or_generated(
+                self._real(split, 0, half), self._real(split, half, count - half)
+            )
         quality = patches.quality(self.codec, np.concatenate(vectors))
         lines = [
             f"codec: {self.codec.bits_per_patch:.1f} bits for a patch of "
@@ -814,15 +837,46 @@ def _thumbnail(clip: np.ndarray) -> np.ndarray:
     return np.asarray(small, np.float64).ravel() / metrics.PEAK
 
 
-def _parsed(mask: str, film: data.Film) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
-    """(x, y, w, h) and (first, end) of a mask as text."""
-    where = f"--mask={mask}"
+def _numbers(mask: str) -> tuple[int, ...]:
+    """x, y, w, h and maybe t0, t1 of a mask as text."""
     try:
         numbers = tuple(map(int, mask.split(",")))
     except ValueError:
         numbers = ()
     if len(numbers) not in (4, 6):
-        raise UserError(f"{where}: must be whole numbers x,y,w,h or x,y,w,h,t0,t1")
+        raise UserError(f"--mask={mask}: must be whole numbers x,y,w,h or x,y,w,h,t0,t1")
+    return numbers
+
+
+def _hide(numbers: tuple[int, ...], number: int, frame: np.ndarray) -> np.ndarray:
+    """A frame with its hole painted over, so that nothing of it gets into a smaller frame's pixels.
+
+    From the pixels on its left to those on its right, or from above to below where it is as wide as
+    the frame.
+    """
+    x, y, w, h, first, end = (*numbers, 0, number + 1)[:6]
+    height, width = frame.shape[:2]
+    if not first <= number < end or not (0 <= x < x + w <= width and 0 <= y < y + h <= height):
+        return frame
+    if w == width:
+        if h == height:
+            return np.zeros_like(frame)
+        turned = (y, x, h, w, *numbers[4:])
+        return _hide(turned, number, frame.swapaxes(0, 1)).swapaxes(0, 1)
+    rows = frame[y : y + h].astype(np.float64)
+    left, right = rows[:, max(x - 1, 0)], rows[:, min(x + w, width - 1)]
+    left, right = (left if x else right), (right if x + w < width else left)
+    share = (np.arange(1, w + 1) / (w + 1))[:, None]
+    painted = frame.copy()
+    painted[y : y + h, x : x + w] = np.round((1 - share) * left[:, None] + share * right[:, None])
+    return painted
+
+
+def _placed(
+    mask: str, numbers: tuple[int, ...], film: data.Film
+) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """(x, y, w, h) and (first, end) of a mask that lies within a clip."""
+    where = f"--mask={mask}"
     x, y, w, h, first, end = (*numbers, 0, film.frames)[:6]
     if w < 1 or h < 1 or end <= first:
         raise UserError(f"{where}: hides nothing; w and h must be positive, and t1 above t0")

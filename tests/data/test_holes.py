@@ -104,6 +104,8 @@ def test_pixels_and_patches_agree():
         ("circle", 0.5, 0.5, "config.hole.kinds: no hole 'circle'"),
         ("box", 0.01, 0.5, "config.hole.side, time: 0.01 and 0.5 make a hole of 0"),
         ("frames", 0.5, 1.0, "make a hole of 120 of the 120 patches"),
+        ("box", 0.25, 1.5, "config.hole.side, time: 0.25 and 1.5 make a hole"),
+        ("box", 1.2, 0.5, "config.hole.side, time: 1.2 and 0.5 make a hole"),
     ],
 )
 def test_what_is_no_hole_is_refused(kind, side, time, message):

@@ -3,6 +3,7 @@
 import fractions
 import wave
 
+import av
 import ml_collections
 import numpy as np
 import pytest
@@ -136,6 +137,20 @@ def bad_files(folder):
         "cut.mp4": "can't be decoded",
         "none.mp4": "there is no such file or folder",
     }
+
+
+def test_titles_in_another_encoding_do_no_harm(tmp_path):
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        container.metadata["title"] = "caf_ caf_"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 16
+        for pixels in frames(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    content = (tmp_path / "a.avi").read_bytes()
+    assert content.count(b"caf_") == 2
+    (tmp_path / "a.avi").write_bytes(content.replace(b"caf_", b"caf\xe9"))
+    assert video.read(tmp_path / "a.avi", 8)[1].shape == (5, 8, 8, 3)
 
 
 def test_bad_files_are_named_in_one_line(tmp_path):

@@ -242,6 +242,13 @@ def test_the_mean_of_a_training_example_is_found_once(tmp_path, monkeypatch):
     assert task.splits["train"][5]["captions"][0].shape == (task.length,)
 
 
+def test_more_examples_find_means_of_their_own(tmp_path):
+    for count in (8, 12):
+        changes = {"codec.reference": "mean", "codec.mean.examples": count, "codec.size": 8}
+        task, _ = task_of(tmp_path / f"{count}", **changes)
+        assert task.splits["train"][count - 1]["captions"][0].shape == (task.length,)
+
+
 def test_mirrored_clips_are_half_of_those_to_learn_from(tmp_path):
     task, _ = task_of(tmp_path, **{"data.flip": True})
     train = task.splits["train"]
@@ -306,6 +313,12 @@ def test_fills_that_learn_nothing_are_compared(box, judged):
     assert lines[0].startswith("codec: 5.0 bits for a patch of 2 x 4 x 4, ")
 
 
+def test_a_single_clip_is_compared_without_a_judge(box):
+    columns, _ = box.comparisons("test", 1, 2)
+    assert "judge_accuracy" not in columns["the truth, coded"]
+    assert columns["linear in time"]["psnr"].value > 0
+
+
 def test_strips_and_moving_pictures_are_written(box, tmp_path):
     samples = [true_sample(box, "validation", i) for i in range(2)]
     drawn = box.illustrate(tmp_path / "x", "validation", samples, None)
@@ -360,6 +373,27 @@ def test_a_users_clip_becomes_windows_with_the_hole_marked(box, film, tmp_path):
         assert places[:2].tolist() == [0, 16]
     marked = batch["source"]["clip"][0][..., 3] > 0
     np.testing.assert_array_equal(np.argwhere(marked[0])[[0, -1]], [[0, 0], [3, 3]])
+
+
+@pytest.mark.parametrize(
+    "mask", ["50,40,50,40,3,9", "0,30,45,44", "0,0,200,80,2,5", "60,0,90,160,3,5"]
+)
+def test_nothing_of_a_users_hole_reaches_the_networks(tmp_path, mask):
+    """Frames are made smaller, by which a pixel is mixed with those around it."""
+    task, _ = task_of(tmp_path, **{"hole.side": 1.0})
+    x, y, w, h, first, end = (*map(int, mask.split(",")), 0, 20)[:6]
+    frames = np.random.default_rng(0).integers(0, 256, (20, 160, 200, 3), np.uint8)
+    sources = []
+    for value in (0, 255):
+        frames[first:end, y : y + h, x : x + w] = value
+        folder = tmp_path / f"{value}"
+        folder.mkdir()
+        for i, frame in enumerate(frames):
+            Image.fromarray(frame).save(folder / f"{i:02}.png")
+        sources.append(task.request({"video": [str(folder)], "mask": [mask]})[1]["source"])
+    for name, leaf in sources[0].items():
+        assert np.ptp(leaf) > 0
+        np.testing.assert_array_equal(leaf, sources[1][name])
 
 
 def test_windows_are_averaged_and_the_rest_is_kept(tmp_path, film):
@@ -422,10 +456,20 @@ def test_bad_clips_are_refused_in_one_line(box, film, tmp_path):
         ([str(film)] * 2, "--video: more than one"),
         (["no.mp4"], "--video=no.mp4: there is no such file"),
         ([str(tmp_path / "short.mp4")], "short.mp4: 1 frames are fewer than the 4"),
+        ([str(tmp_path / "none")], "none: no pictures in this folder"),
     ]
+    (tmp_path / "none").mkdir()
     for video, message in cases:
         with pytest.raises(UserError, match=message):
             box.request({"video": video, "mask": ["0,0,4,4"]})
+
+
+def test_what_is_never_seen_is_said(tmp_path, film):
+    task, told = task_of(tmp_path)
+    task.request({"video": [str(film)], "mask": ["0,0,8,8,5,6"]})
+    assert not any("hides some places" in text for text in told.messages)
+    task.request({"video": [str(film)], "mask": ["0,0,8,8"]})
+    assert any("--mask=0,0,8,8: hides some places in all of the 4" in m for m in told.messages)
 
 
 def test_a_varying_rate_is_said(tmp_path_factory, film):
@@ -505,7 +549,8 @@ def test_pictures_have_no_source_and_all_their_codes(tmp_path, judged):
             {"encoder.channels": (8,)},
             r"config\.encoder\.channels: 1 stages look at patches of 2 x 2",
         ),
-        ({"hole.evaluated": "disc"}, "no hole 'disc'"),
+        ({"hole.evaluated": "disc"}, r"config\.hole\.evaluated: no hole 'disc'"),
+        ({"codec.fitted": 0}, r"config\.codec\.fitted: 0 leaves none"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path, changes, message):
