@@ -149,8 +149,14 @@ def keep_out(names: Iterable[str], config, *, rest: bool = True) -> dict[str, li
     order.
 
     Raises:
-      UserError: if there are too few names, one being needed for 'train' where `rest` is set.
+      UserError: if nothing is to be kept out, or there are too few names, one being needed for
+        'train' where `rest` is set.
     """
+    for option in ("validation_size", "test_size"):
+        if config[option] < 1:
+            raise UserError(
+                f"config.data.{option}: {config[option]} leaves none to judge by; set 1 or more"
+            )
     names = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
     kept_out = config.test_size + config.validation_size
     if kept_out + rest > len(names):

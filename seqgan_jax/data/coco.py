@@ -68,7 +68,12 @@ def _records(folder: Path, part: str, year: str) -> list[ImageRecord]:
             if caption:
                 captions.setdefault(annotation["image_id"], []).append(caption)
         names = {image["id"]: image["file_name"] for image in document["images"]}
-        missing = captions.keys() - names.keys()
+        for number, name in names.items():
+            if not isinstance(number, int) or not 0 <= number < 2**31:
+                raise TypeError(f"id {number!r} is no whole number below 2^31")
+            if not isinstance(name, str):
+                raise TypeError(f"file_name {name!r} of image {number} is no text")
+        missing = sorted(map(str, captions.keys() - names.keys()))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno} is not JSON; download it again") from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -77,7 +82,7 @@ def _records(folder: Path, part: str, year: str) -> list[ImageRecord]:
             "it must have 'images' with id and file_name, 'annotations' with image_id and caption"
         ) from error
     if missing:
-        raise UserError(f"{path}: captions of image {min(missing)}, which 'images' doesn't list")
+        raise UserError(f"{path}: captions of image {missing[0]}, which 'images' doesn't list")
     if not captions:
         raise UserError(f"{path}: no captions in this file; download it again")
     if not images.is_dir():

@@ -211,7 +211,7 @@ def file_key(settings: list, files: Iterable[tuple[str, Path]]) -> str:
         try:
             stat = path.stat()
             identities.append((name, stat.st_size, stat.st_mtime_ns))
-        except OSError:
+        except (OSError, ValueError):  # not there, or no name of a file
             identities.append((name, None, None))
     return hashlib.sha256(json.dumps([settings, identities]).encode()).hexdigest()[:24]
 

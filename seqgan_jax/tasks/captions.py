@@ -71,6 +71,11 @@ class Captions(Splits):
             )
             self.codec.save(folder)
         self.length = config.codec.max_length
+        if self.codec.dropped:
+            self.message = (
+                f"vocabulary: {len(self.codec.tokens):,} tokens; {self.codec.dropped:,} rarer ones "
+                "are unknown"
+            )
         if config.data.source == "scenes":
             self.message = (
                 "data: rendered scenes; the model will know coloured shapes only "
@@ -83,6 +88,11 @@ class Captions(Splits):
         splits = SOURCES[self._config.data.source].load(
             self._config.data, progress=self._progress.track, report=self._progress.message
         )
+        for name, split in splits.items():
+            if not split.unlimited and not len(split):
+                raise UserError(
+                    f"{self._config.data.path}: no image is left in '{name}'; mend some"
+                )
         if self._config.data.features == "none":
             return splits
         return {
@@ -132,7 +142,7 @@ class Captions(Splits):
         if self._config.data.source == "features":
             raise UserError(
                 "--image: this model was trained on precomputed features and can't read images; "
-                "use --split to caption the data set's own"
+                "evaluate.py judges its captions of the data set's own"
             )
         files = [file for path in paths for file in images.image_files(Path(path))]
         size = self._config.data.image_size

@@ -82,3 +82,6 @@ def test_something_must_be_left_to_train_on():
     with pytest.raises(UserError, match="= 3 of 3 images leave nothing to train on"):
         splits(names, 1, 2)
     assert keep_out(names, ConfigDict({"validation_size": 1, "test_size": 2}), rest=False)
+    for sizes, option in (((1, -1), "test_size"), ((0, 1), "validation_size")):
+        with pytest.raises(UserError, match=rf"^config\.data\.{option}: .* leaves none"):
+            splits(names, *sizes)

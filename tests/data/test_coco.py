@@ -66,6 +66,11 @@ def test_the_public_layout(config, tmp_path, year):
             assert (source[i]["source"] == np.uint8([number % 256, 0, 0])).all()
 
 
+def one_image(number, name):
+    images = f'[{{"id": {number}, "file_name": {name}}}]'
+    return f'{{"images": {images}, "annotations": [{{"image_id": {number}, "caption": "x"}}]}}'
+
+
 def test_bad_annotations_are_refused(config, tmp_path):
     folder = tmp_path / "coco"
     folder.mkdir()
@@ -86,6 +91,9 @@ def test_bad_annotations_are_refused(config, tmp_path):
         ('{"images": [], "annotations": [{"caption": "x"}]}', "not COCO.*image_id"),
         ('{"images": [], "annotations": []}', "no captions"),
         ('{"images": [], "annotations": [{"image_id": 7, "caption": "x"}]}', "image 7"),
+        (one_image('"7"', '"a.jpg"'), "not COCO.*id '7' is no whole number"),
+        (one_image(2**31, '"a.jpg"'), "not COCO.*id 2147483648 is no whole number"),
+        (one_image(7, "null"), "not COCO.*file_name None of image 7"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,12 @@ from seqgan_jax.errors import UserError
 from seqgan_jax.evaluation.captions import diversity
 from seqgan_jax.evaluation.held_out import Sample
 from seqgan_jax.evaluation.report import Metric
+from seqgan_jax.models import build, efficientnet
 from seqgan_jax.reporting.progress import Progress
 from seqgan_jax.tasks.captions import Captions
+from seqgan_jax.training import phases
+
+ROOT = Path(__file__).parents[2]
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
 
@@ -176,8 +182,64 @@ def test_request_refuses(task, tiny_config, tmp_path):
     tiny_config.data.source = "features"
     tiny_config.data.path = "unused"
     task._config = tiny_config
-    with pytest.raises(UserError, match="--image: this model was trained on precomputed features"):
+    with pytest.raises(UserError, match=r"--image: this .* precomputed features .* evaluate\.py"):
         task.request({"image": [str(tmp_path / "any.png")]})
+
+
+def photographs(folder, count):
+    """A folder in Flickr8k's layout; every caption has a word of its own."""
+    (folder / "Images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        picture = rng.integers(0, 256, (40, 60, 3), np.uint8)
+        Image.fromarray(picture).save(folder / "Images" / f"{i}.jpg", quality=95)
+    lines = [f"{i}.jpg,a dog sits alone{i}" for i in range(count)]
+    (folder / "captions.txt").write_text("\n".join(["image,caption", *lines]))
+    return folder
+
+
+def test_photographs_are_seen_through_a_pretrained_network(tmp_path):
+    folder = photographs(tmp_path / "photographs", 6)
+    config = runpy.run_path(str(ROOT / "configs" / "captions.py"))["get_config"]("flickr8k")
+    config.data.update(path=str(folder), validation_size=1, test_size=1)
+    task = task_of(config, tmp_path / "run")
+    assert task.message == "vocabulary: 7 tokens; 4 rarer ones are unknown"
+    seen = {
+        split.name(i): split[i]["source"]
+        for split in task.splits.values()
+        for i in range(len(split))
+    }
+    assert sorted(seen) == [f"{i}.jpg" for i in range(6)]
+    names, batch = task.request({"image": [str(folder / "Images")]})
+    template = task.template()["source"]
+    for name, source in zip(names, batch["source"], strict=True):
+        assert source.shape == template.shape[1:]
+        np.testing.assert_allclose(source, seen[Path(name).name], atol=1e-2)
+    assert np.abs(batch["source"][0] - batch["source"][1]).max() > 0.1
+    training = next(task.training_batches(batch_size=2, targets=1, seed=0, start=0))
+    assert training["source"].shape == (2, *template.shape[1:])
+
+
+def test_every_split_needs_an_image_that_can_be_read(tiny_config, tmp_path):
+    folder = photographs(tmp_path / "photographs", 6)
+    changes = {"source": "flickr8k", "path": str(folder), "image_size": 32}
+    tiny_config.data.update(**changes, validation_size=1, test_size=1, max_unreadable_share=0.5)
+    task = task_of(tiny_config, tmp_path / "run")
+    lost = task.splits["validation"].name(0)
+    (folder / "Images" / lost).write_bytes(b"no picture")
+    with pytest.raises(UserError, match=rf"{folder}: no image is left in 'validation'"):
+        task_of(tiny_config, tmp_path / "other").splits  # noqa: B018
+
+
+@pytest.mark.parametrize("variant", ["default", "smoke", "flickr8k", "large"])
+def test_variants_are_whole(variant):
+    config = runpy.run_path(str(ROOT / "configs" / "captions.py"))["get_config"](variant)
+    assert [phase.name for phase in phases.parse(config.phases)] == list(config.phases.order)
+    size = config.data.image_size
+    image = np.zeros((1, size, size, 3), np.uint8)
+    if config.data.features != "none":
+        image = np.zeros((1, *efficientnet.GRID), np.float32)
+    build.check_encoder(config.encoder, image)
 
 
 @pytest.mark.parametrize(("option", "value"), [("source", "imagenet"), ("features", "vgg")])
