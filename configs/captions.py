@@ -52,7 +52,6 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.generator.attention_size = 128
     config.generator.output_size = 128
     config.generator.noise_size = 16
-    config.generator.noise_slots = 8
     config.generator.dropout = 0.0
 
     config.discriminator = ml_collections.ConfigDict()
