@@ -1,4 +1,4 @@
-"""Every speed benchmark runs, at sizes that take no time, and prints the lines that it promises."""
+"""Every speed benchmark of a part runs, at sizes that take no time, and prints what it promises."""
 
 import importlib
 import json
