@@ -44,7 +44,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data.aligned = 1.0
     config.data.source_texts = config_dict.placeholder(str)
     config.data.target_texts = config_dict.placeholder(str)
-    config.data.num_buckets = 8
+    config.data.num_buckets = 10
 
     config.codec = ml_collections.ConfigDict()
     config.codec.kind = "sentencepiece"

@@ -322,7 +322,7 @@ def prepared(workplace, begun, compared, monkeypatch):
         lines = [" ".join(rng.choice(WORDS, 5)) for _ in range(40)]
         (workplace / f"{name}.txt").write_text("\n".join(lines))
     np.savez(workplace / "new.npz", source=rng.normal(size=(2, 2, 3)))
-    monkeypatch.setattr(sys, "stdin", io.StringIO("four\nseven\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"four\nseven\n")))
     verdict = judges.Verdict(*[Metric(0.5, 0.1, 12, "0-1")] * 2)
     monkeypatch.setattr(judges, "real_or_generated", lambda *_, **__: verdict)
     for name, stand_in in (

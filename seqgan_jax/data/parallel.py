@@ -9,7 +9,6 @@
 The two languages are `config.data.source_language` and `target_language`.
 """
 
-import csv
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -149,6 +148,10 @@ def load(
     """
     path = Path(config.path).expanduser()
     languages = config.source_language, config.target_language
+    if languages[0] == languages[1]:
+        raise UserError(
+            f"config.data.target_language: {languages[1]} is the source's too; name another one"
+        )
     given = {}
     if path.is_dir():
         given = {
@@ -220,8 +223,12 @@ def _checked(pairs: Iterable[Pair], path: Path, report) -> list[Pair]:
     return kept
 
 
-def read_lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path, space: str | None = None) -> Iterator[str]:
     """The lines of a UTF-8 file, without the white space around them.
+
+    Args:
+      path: the file.
+      space: what counts as white space; None for all of it.
 
     Raises:
       UserError: for a file that can't be read, or a line that is not UTF-8.
@@ -230,7 +237,7 @@ def read_lines(path: Path) -> Iterator[str]:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8").strip(space)
                 except UnicodeDecodeError as error:
                     raise UserError(
                         f"{path}: line {number} is not UTF-8; convert the file to it"
@@ -266,20 +273,21 @@ def read_tsv(path: Path, languages: tuple[str, str]) -> Iterator[Pair]:
     """The pairs of a file with a tab between the two texts of a line.
 
     Where the first line holds both languages' codes, it names the columns; otherwise the source is
-    in the first column and its translation in the second.
+    in the first column and its translation in the second. What a line lacks behind a tab is empty.
 
     Raises:
       UserError: for a line without enough columns, or a file that can't be read.
     """
     columns = 0, 1
     # Quotation marks are text: tabs can't stand inside a sentence anyway.
-    rows = csv.reader(read_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE)
-    for number, row in enumerate(rows, start=1):
+    for number, line in enumerate(read_lines(path, "\r\n"), start=1):
+        row = [cell.strip() for cell in line.split("\t")]
         if number == 1 and set(languages) <= set(row):
             columns = tuple(map(row.index, languages))
-        elif len(row) > max(columns):
-            yield Pair(*(row[column].strip() for column in columns))
-        elif row:
+        elif len(row) > 1:
+            row += [""] * (max(columns) + 1 - len(row))
+            yield Pair(*(row[column] for column in columns))
+        elif row[0]:
             raise UserError(
                 f"{path}: line {number} has {len(row)} columns, not {max(columns) + 1}; put a tab "
                 "between a sentence and its translation"
@@ -317,7 +325,7 @@ def read_tmx(path: Path, languages: tuple[str, str]) -> Iterator[Pair]:
                 yield Pair(*(texts[language] for language in languages))
             # What has been read would pile up here.
             (element if body is None else body).clear()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last: its encoding
         raise UserError(f"{path}: is no TMX file ({error}); see config.data.path") from error
     except OSError as error:
         raise UserError(

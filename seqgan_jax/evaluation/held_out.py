@@ -269,7 +269,8 @@ def log_probs(
         if shuffled:
             order = _derangement(batch["example_id"])
             real &= batch["example_id"][order] != batch["example_id"]
-            arrays["source"] = jax.tree.map(lambda x, order=order: x[order], batch["source"])
+            for name in ("source", "source_mask"):
+                arrays[name] = jax.tree.map(lambda x, order=order: x[order], batch[name])
         nll = steps.likelihood(
             state.generator.params,
             arrays,

@@ -12,6 +12,11 @@ _BOOTSTRAPS = 200
 _TOKENIZERS = {"zh": "zh", "ja": "char", "th": "char"}
 
 
+def tokenizer(language: str) -> str:
+    """What sacrebleu calls its way to split a language's words."""
+    return _TOKENIZERS.get(language.partition("_")[0].partition("-")[0], "13a")
+
+
 def translation_metrics(
     samples: Sequence[str], references: Sequence[str], language: str
 ) -> dict[str, Metric]:
@@ -38,9 +43,8 @@ def translation_metrics(
     """
     if len(samples) != len(references) or not samples:
         raise ValueError(f"{len(samples)} translations for {len(references)} references")
-    tokenizer = _TOKENIZERS.get(language.partition("_")[0].partition("-")[0], "13a")
     return {
-        "bleu": corpus_metric(BLEU(tokenize=tokenizer, force=True), samples, references),
+        "bleu": corpus_metric(BLEU(tokenize=tokenizer(language), force=True), samples, references),
         "chrf": corpus_metric(_Chrf(), samples, references),
     }
 

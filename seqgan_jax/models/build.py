@@ -26,10 +26,17 @@ DISCRIMINATORS = {
 TOKEN_ENCODERS = ("bilstm", "transformer")
 
 
-def _build(kinds: dict[str, type], kind: str, options: dict):
+def _build(kinds: dict[str, type], kind: str, options: dict, where: str):
     """A network of a kind. A command line can't take away the options of the one it replaces."""
     fields = {name: {field.name for field in dataclasses.fields(kinds[name])} for name in kinds}
     others = set().union(*fields.values()) - fields[kind]
+    needed = [f for f in dataclasses.fields(kinds[kind]) if f.default is f.default_factory]
+    missing = [field.name for field in needed if field.name not in options]
+    if missing:
+        raise UserError(
+            f"config.{where}.kind: '{kind}' needs {', '.join(missing)} too, which this "
+            "configuration lacks; choose another variant, or add them to a configuration of yours"
+        )
     return kinds[kind](**{name: options[name] for name in options if name not in others})
 
 
@@ -45,7 +52,7 @@ def _encoder(config: ml_collections.ConfigDict, source_vocabulary: int | None):
                 f"config.encoder.kind: '{kind}' reads tokens, which this task's sources are not"
             )
         options["vocabulary_size"] = source_vocabulary
-    built = _build(ENCODERS, kind, options)
+    built = _build(ENCODERS, kind, options, "encoder")
     if kind == "transformer":
         _check_transformer(built, "config.encoder", "size")
     return built
@@ -158,7 +165,7 @@ def generator(
         "vocabulary_size": vocabulary.size,
         "encoder": _encoder(config, source_vocabulary),
     }
-    built = _build(GENERATORS, kind, options)
+    built = _build(GENERATORS, kind, options, "generator")
     if built.noise_per_step and not built.noise_size:
         raise UserError(
             "config.generator.noise_per_step: there is no noise; raise config.generator.noise_size"
@@ -211,7 +218,7 @@ def discriminator(
     }
     if kind == "ratio":
         options["opponent"] = generator(config, vocabulary, source_vocabulary)
-    built = _build(DISCRIMINATORS, kind, options)
+    built = _build(DISCRIMINATORS, kind, options, "discriminator")
     _check_asked(config.phases, kind, built)
     if config.generator.get("kind", "lstm") != "lstm" and options.get("likelihood"):
         raise UserError(

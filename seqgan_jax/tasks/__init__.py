@@ -66,6 +66,7 @@ class Task(Protocol):
       beam: its figures that beam search is judged by too; none where that makes no sense.
       sweep: its figures that a sweep of the temperature shows, the first two against each other;
         none where it has no such curve.
+      tokenizer: what sacrebleu calls its way to split words, for a reward by BLEU.
       source_vocabulary: how many tokens sources are made of, or None where they are no tokens.
       reverse: the vocabulary of sources that a generator can write, and their length; else None.
     """
@@ -83,6 +84,7 @@ class Task(Protocol):
     falling: tuple[str, ...]
     beam: tuple[str, ...]
     sweep: tuple[str, ...]
+    tokenizer: str
     source_vocabulary: int | None
     reverse: tuple[Vocabulary, int] | None
 
@@ -240,6 +242,7 @@ class Splits:
     falling = ()
     beam = ()
     sweep = ()
+    tokenizer = "13a"
     source_vocabulary = None
     reverse = None
     # Lengths that batches may be cut to; none for batches of one length.

@@ -245,10 +245,15 @@ class Translation(Splits):
         tokens[: len(ids)] = ids
         return tokens, (np.arange(self.source_length) < len(ids)).astype(np.float32)
 
+    @property
+    def tokenizer(self) -> str:
+        return metrics.tokenizer(self._config.data.target_language)
+
     def training_texts(self, example_id: np.ndarray) -> tuple[list[list[str]], list]:
         """Sources are texts."""
         pairs = [self.splits["train"].pairs[int(i)] for i in example_id]
-        return [[pair.target] for pair in pairs], [pair.source for pair in pairs]
+        targets = [self.codec.normalise(pair.target) for pair in pairs]
+        return [[target] for target in targets], [pair.source for pair in pairs]
 
     def template(self) -> dict:
         return {
@@ -276,6 +281,8 @@ class Translation(Splits):
                 "--text: none given; name a text, or a file of one on each line: --input"
             )
         for where, text in texts:
+            if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+                raise UserError(f"{where}: is not UTF-8; convert it")
             count = len(self.source_codec.encode(text))
             if count < 2:
                 raise UserError(f"{where}: is empty; leave it out")
@@ -398,10 +405,15 @@ class Translation(Splits):
 def _read_input(name: str) -> list[tuple[str, str]]:
     """The lines of a file, or of standard input for '-', each with what to call it."""
     if name == "-":
+        # As bytes: a terminal's encoding is not always UTF-8, nor always strict.
+        content = sys.stdin.buffer.read()
         try:
-            lines = sys.stdin.read().split("\n")
+            lines = content.decode("utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
-            raise UserError("--input=-: what was read is not UTF-8; convert it") from error
+            number = content[: error.start].count(b"\n") + 1
+            raise UserError(
+                f"--input=-: what was read is not UTF-8, in line {number}; convert it"
+            ) from error
         lines = [line.strip() for line in (lines[:-1] if lines[-1] == "" else lines)]
     else:
         lines = list(parallel.read_lines(Path(name)))

@@ -4,6 +4,7 @@ They are found on the host, between two compiled halves of the generator's updat
 (`Steps.draw`), the second learns (`Steps.train_step`). Each process finds those of its own rows.
 """
 
+import functools
 import importlib
 import sys
 from collections import Counter
@@ -161,7 +162,7 @@ def load(name: str, task) -> Reward:
             "task has no sources; set length or package.module:function"
         )
     if name == "bleu":
-        return Reward(name, _bleu, task)
+        return Reward(name, functools.partial(_bleu, task.tokenizer), task)
     train = task.splits["train"]
     ids = np.array([train[i]["example_id"] for i in range(min(len(train), _FIT))])
     return Reward(name, Cider(task.training_texts(ids)[0]), task)
@@ -188,9 +189,9 @@ def _length(most: int) -> Function:
     return lambda samples, references, sources: [len(text.split()) / most for text in samples]
 
 
-def _bleu(samples, references, sources) -> list[float]:
+def _bleu(tokenizer, samples, references, sources) -> list[float]:
     del sources
-    metric = BLEU(effective_order=True)
+    metric = BLEU(effective_order=True, tokenize=tokenizer)
     return [
         metric.sentence_score(sample, truths).score / 100
         for sample, truths in zip(samples, references, strict=True)

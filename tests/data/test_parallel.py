@@ -97,6 +97,24 @@ def test_a_prefix_and_a_table(folder):
         assert {k: texts(v) for k, v in found.items()} == expected
 
 
+@pytest.mark.parametrize(
+    ("rows", "pairs"),
+    [
+        (
+            ["eins\tone", "nur\t", "\tonly", "zwei\ttwo"],
+            [("eins", "one"), ("nur", ""), ("", "only"), ("zwei", "two")],
+        ),
+        (["\tone\t5", "eins\tone\t5"], [("", "one"), ("eins", "one")]),
+        (["\tde\ten", "0\tHund\tdog", "1\tnur"], [("Hund", "dog"), ("nur", "")]),
+        (["a\tb\rc", "x" * 140_000 + "\ty"], [("a", "b\rc"), ("x" * 140_000, "y")]),
+    ],
+)
+def test_cells_of_a_table_stay_in_their_columns(tmp_path, rows, pairs):
+    (tmp_path / "a.tsv").write_bytes("\n".join(rows).encode() + b"\r\n")
+    found = list(parallel.read_tsv(tmp_path / "a.tsv", ("de", "en")))
+    assert found == [Pair(*pair) for pair in pairs]
+
+
 def test_quotation_marks_are_text(tmp_path):
     write(tmp_path / "pairs.tsv", ['"Ja\t"yes', 'sagte er"\the said"'])
     pairs = list(parallel.read_tsv(tmp_path / "pairs.tsv", ("de", "en")))
@@ -226,6 +244,8 @@ def test_bad_files(folder, name, content, message):
         ("a.tsv", b"eins\tone\nzwei\n", r"a.tsv: line 2 has 1 columns, not 2; put a tab"),
         ("a.tsv", b"", r"a.tsv: no pairs"),
         ("a.tmx", b"<tmx><body><tu>", r"a.tmx: is no TMX file \(no element found: line 1"),
+        ("a.tmx", b"<?xml version='1.0' encoding='gb2312'?><tmx/>", r"a.tmx: is no TMX file"),
+        ("a.tmx", b"<?xml version='1.0' encoding='none'?><tmx/>", r"a.tmx: is no TMX file"),
         ("a.tmx", b"<tmx/>", r"a.tmx: has no translations between de and en; .* none"),
         (
             "a.tmx",
@@ -253,6 +273,7 @@ def test_bad_tables_and_memories(tmp_path, name, content, message):
         ("missing.tmx", {}, r"missing.tmx: can't be read \(No such file"),
         ("", {"test_size": 26}, r"config.data.test_size \+ config.data.validation_size = 30 of 30"),
         ("", {"validation_size": 0}, r"config.data.validation_size: 0 leaves nothing"),
+        ("", {"source_language": "en"}, r"config.data.target_language: en is the source's too"),
     ],
 )
 def test_bad_settings(folder, path, changes, message):

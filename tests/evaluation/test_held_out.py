@@ -108,6 +108,19 @@ def test_shuffled_pairs_are_never_of_one_image(images, batch_size):
     assert found.value >= 2
 
 
+def test_a_shuffled_source_keeps_its_own_mask():
+    class Masked(Pretended):
+        def likelihood(self, params, batch, key, *, num_noise, temperature):
+            np.testing.assert_array_equal(batch["source_mask"], batch["source"][:, :, 0])
+            self.seen = batch["source_mask"][:, 0].tolist()
+            return batch["mask"].sum(-1)
+
+    steps = Masked()
+    batches = [batch | {"source_mask": batch["source"][:, :, 0]} for batch in pairs([5], 15)]
+    held_out.log_probs(steps, state_of(None), batches, seed=0, num_noise=1, shuffled=True)
+    assert (np.array(steps.seen) != batches[0]["example_id"]).all()
+
+
 def written(scores):
     """One sample for each list of scores."""
     return [held_out.Sample(None, None, None, np.array(each)) for each in scores]

@@ -150,6 +150,21 @@ def test_generators_and_encoders_take_their_own_options():
     assert isinstance(build.generator(config, VOCABULARY, 11), LSTMGenerator)
 
 
+@pytest.mark.parametrize(
+    ("variant", "network", "kind", "words"),
+    [
+        ("default", "encoder", "transformer", "hidden_size"),
+        ("transformer", "encoder", "bilstm", "embedding_size"),
+        ("transformer", "generator", "lstm", "attention_size, output_size"),
+    ],
+)
+def test_a_kind_whose_options_a_configuration_lacks(variant, network, kind, words):
+    config = runpy.run_path(str(ORACLE.with_name("translation.py")))["get_config"](variant)
+    config[network].kind = kind
+    with pytest.raises(UserError, match=rf"^config\.{network}\.kind: '{kind}' needs {words} too"):
+        build.generator(config, VOCABULARY, 9)
+
+
 def test_both_networks_read_the_source_alike():
     config = translator(**{"generator.kind": "lstm", "encoder.kind": "bilstm"})
     for kind, after in (("additive", 0), ("multiplicative", 1)):

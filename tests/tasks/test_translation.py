@@ -107,6 +107,13 @@ def test_a_row_holds_both_sides(phrases):
         assert leaf.dtype == batch[name].dtype
 
 
+def test_little_of_a_batch_is_padding(tmp_path):
+    task, _ = task_of(tmp_path, **{"data.num_buckets": 10})
+    batches = task.training_batches(batch_size=64, targets=1, seed=0, start=0, cut=True)
+    masks = [next(batches)[name] for _ in range(40) for name in ("mask", "source_mask")]
+    assert 1 - sum(mask.sum() for mask in masks) / sum(mask.size for mask in masks) < 0.15
+
+
 def test_no_two_splits_share_an_example(phrases):
     ids = [next(phrases.sources(s, batch_size=9, limit=9))["example_id"] for s in phrases.splits]
     assert len(set(np.concatenate(ids))) == 27
@@ -205,7 +212,8 @@ def test_texts_files_and_standard_input(phrases, tmp_path, monkeypatch):
     assert decoded == names
     assert batch["weight"].tolist() == [1, 1, 1, 1]
     assert batch["source_mask"].sum(1).tolist() == (batch["source"] > 0).sum(1).tolist()
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+    given = io.TextIOWrapper(io.BytesIO("\ufeffone\ntwo\n".encode()), encoding="latin-1")
+    monkeypatch.setattr("sys.stdin", given)
     assert phrases.request({"text": None, "input": "-"})[0] == ["one", "two"]
 
 
@@ -236,6 +244,9 @@ def test_bad_texts(phrases, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"tw\xf6"), encoding="utf-8"))
     with pytest.raises(UserError, match=r"^--input=-: what was read is not UTF-8"):
         phrases.request({"text": None, "input": "-"})
+    # What Python makes of such an argument, and of standard input in some locales.
+    with pytest.raises(UserError, match=r"^--text: is not UTF-8; convert it"):
+        phrases.request({"text": ["tw\udcf6"], "input": None})
 
 
 # What was written

@@ -38,6 +38,7 @@ class Texts:
 
     codec = SimpleNamespace(vocabulary=VOCABULARY)
     length = T
+    tokenizer = "13a"
 
     def __init__(self, sources=True):
         self.splits = {"train": [{"example_id": 100 + i} for i in range(len(REFERENCES))]}
@@ -53,6 +54,15 @@ class Texts:
     def training_texts(self, example_id):
         self.asked.append(example_id.tolist())
         return [REFERENCES[i - 100] for i in example_id], [f"source {i}" for i in example_id]
+
+
+def test_bleu_splits_words_as_the_task_says():
+    task = Texts()
+    task.tokenizer = "char"
+    found = external.load("bleu", task).function(["日本語"], [["日本人"]], None)
+    wanted = sacrebleu.sentence_bleu("日本語", ["日本人"], tokenize="char").score / 100
+    assert found == [wanted]
+    assert wanted > 0.3
 
 
 def test_bleu_is_sacrebleus():
