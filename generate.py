@@ -20,7 +20,9 @@ INPUT = flags.DEFINE_string("input", None, "A file of sources: lines, -: standar
 NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", None, "Sequences for each source: 5 if printed, 1 to a sound file."
 )
-SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal sequences.")
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Equal seeds give equal sequences.", lower_bound=0, upper_bound=2**63 - 1
+)
 TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Below 1: more probable sequences.")
 TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from the k most probable tokens; 0: from all.")
 TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most probable tokens of this mass.")

@@ -180,6 +180,7 @@ def test_no_run_or_no_checkpoint(refused, finished_run, tmp_path):
 def test_unknown_checkpoint_and_split(refused, finished_run):
     run = f"--workdir={finished_run}"
     refused(["--checkpoint=middle", "adversarial"], "evaluate", run, "--checkpoint=middle")
+    refused(["--checkpoint", "names none"], "evaluate", run, "--checkpoint=")
     refused(["--split=dev", "validation", "test"], "evaluate", run, "--split=dev")
     refused(["--limit", "0"], "evaluate", run, "--limit=0")
 

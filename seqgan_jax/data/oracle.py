@@ -84,6 +84,9 @@ def load(path: Path | str) -> Oracle:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"'{name}' is no array")
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror or error}); {remedy}") from error
     except (
@@ -91,7 +94,8 @@ def load(path: Path | str) -> Oracle:
         TypeError,  # one array alone, .npy
         EOFError,
         KeyError,
-        NotImplementedError,
+        MemoryError,  # shapes that nothing has
+        RuntimeError,  # encrypted, or compressed otherwise
         zipfile.BadZipFile,
         zlib.error,
     ) as error:

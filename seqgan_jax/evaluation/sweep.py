@@ -1,11 +1,10 @@
 """Figures at every temperature: what is compared of them, and their place in `evaluation.json`."""
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from seqgan_jax.evaluation import densities
 from seqgan_jax.evaluation.report import Metric, plain, table, write_json
@@ -44,14 +43,25 @@ def comparisons(curves: Mapping[str, Points], axes: Sequence[str]) -> dict[str, 
         for x, y in (axes, axes[::-1]):
             gap = densities.gap(curve(baseline, (x, y)), *curve({1.0: points[1.0]}, (x, y)))
             gaps[y] = gap if math.isfinite(gap) else None
-        x, y = zip(*sorted(curve(points, axes)), strict=True)
-        at_equal = {
-            t: here[1] - float(np.interp(here[0], x, y))
-            for t, here in zip(baseline, curve(baseline, axes), strict=True)
-            if x[0] <= here[0] <= x[-1]
-        }
+        at_equal = {}
+        for t, (x, y) in zip(baseline, curve(baseline, axes), strict=True):
+            least = _least_at(x, curve(points, axes))
+            if least is not None:
+                at_equal[t] = y - least
         found[name] = {"baseline": first, **below._asdict(), "gaps": gaps, "at_equal": at_equal}
     return found
+
+
+def _least_at(x: float, points: Sequence[tuple[float, float]]) -> float | None:
+    """The least second figure where a curve, linear between its points, has x; None if nowhere.
+
+    A curve may have it twice: the first figure can fall with the temperature and rise again.
+    """
+    found = []
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if min(x0, x1) <= x <= max(x0, x1):
+            found.append(min(y0, y1) if x0 == x1 else y0 + (y1 - y0) * (x - x0) / (x1 - x0))
+    return min(found, default=None)
 
 
 def lines(curves: Mapping[str, Points], shown: Sequence[str]) -> list[str]:

@@ -253,6 +253,8 @@ def evaluate_or_compare(
     """
     if sum(map(bool, (workdir, samples, compared))) != 1:
         raise UserError("give one of --workdir=RUN, --samples=FILE and --compare A B C")
+    if not run["checkpoints"]:
+        raise UserError("--checkpoint: names none; set last, best or a phase's name")
     references = text["references"]
     if workdir:
         for option, value in (("references", references), ("output", output)):

@@ -165,6 +165,8 @@ def _oracle(config) -> oracle.Oracle:
                 raise UserError(
                     f"config.oracle.{option}: {config[option]} is no size; set 1 or more"
                 )
+        if not 0 <= config.seed < 2**63:
+            raise UserError(f"config.oracle.seed: {config.seed}; set a number from 0 to 2^63 - 1")
         return oracle.random(config.seed, config.vocabulary, config.size)
     known = oracle.load(config.params)
     for option, size in zip(("vocabulary", "size"), known.output.shape[::-1], strict=True):

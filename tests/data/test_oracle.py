@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import zipfile
 from types import SimpleNamespace
 
 import ml_collections
@@ -121,6 +122,21 @@ def test_bad_arrays_are_refused(arrays, tmp_path, change, words):
     assert message.startswith(str(tmp_path / "bad.npz"))
     assert "--config.oracle.params" in message
     assert "\n" not in message
+
+
+def test_what_is_no_array_is_refused(arrays, tmp_path):
+    np.savez(tmp_path / "a.npz", **{name: arrays[name] for name in arrays if name != "cell_b"})
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as file:
+        file.writestr("cell_b.npy", b"")
+    with pytest.raises(UserError, match=r"no whole .npz file of arrays .*'cell_b' is no array"):
+        oracle.load(tmp_path / "a.npz")
+    header = np.lib.format.magic(1, 0) + b"\x76\x00"
+    shape = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }"
+    np.savez(tmp_path / "b.npz", **{name: arrays[name] for name in arrays if name != "cell_b"})
+    with zipfile.ZipFile(tmp_path / "b.npz", "a") as file:
+        file.writestr("cell_b.npy", header + shape.ljust(0x75) + b"\n")
+    with pytest.raises(UserError, match=r"no whole .npz file of arrays"):
+        oracle.load(tmp_path / "b.npz")
 
 
 def test_bad_files_are_refused(arrays, tmp_path):

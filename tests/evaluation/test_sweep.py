@@ -51,6 +51,14 @@ def test_equal_figures_are_between_points():
     assert found["at_equal"] == pytest.approx({1.0: 2.0 - 2.0, 1.5: 3.0 - 1.5})
 
 
+def test_of_two_points_with_an_equal_figure_the_better_counts():
+    """The other's curve goes down to 0.8 of the first figure and up again, above the way down."""
+    other = points([(2.8, 1.0), (0.8, 1.5), (2.8, 3.5)])
+    (found,) = sweep.comparisons({"mle": BASE, "gan": other}, AXES).values()
+    # On the way down it has 1 + (2.8 - x) / 4 at x = 2 and 1, where the baseline has 2 and 3.
+    assert found["at_equal"] == pytest.approx({1.0: 2 - 1.2, 1.5: 3 - 1.45})
+
+
 def test_lines_name_everything():
     text = "\n".join(sweep.lines({"mle": BASE, "gan": BETTER, "far": ELSEWHERE}, AXES))
     for words in (

@@ -126,6 +126,7 @@ def test_prefixes_are_tokens(task):
         ("generator.noise_size", 2),
         ("oracle.vocabulary", 0),
         ("oracle.size", 0),
+        ("oracle.seed", 10**20),
         ("data.test_size", 0),
     ],
 )
