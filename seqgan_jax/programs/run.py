@@ -149,6 +149,11 @@ class Run:
         done = [phase for phase in other.phases[: int(place.phase)] if phase.steps]
         done += [other.phases[int(place.phase)]] * (int(place.phase_step) > 0)
         known = {name for phase in done for name in phase.networks}
+        if other.config.get("init_from"):
+            # Others may be as a third run has trained them.
+            drawn = other.loop.initial_state()
+            drawn = drawn if theirs == 1 else replicas.one(drawn, 0)
+            known |= {name for name in schedule.NETWORKS if _differ(name, drawn, place)}
         trained = [name for name in schedule.NETWORKS if name in known]
         if not trained:
             raise UserError(f"config.init_from={where}: nothing is trained there; train it first")
@@ -241,6 +246,12 @@ def _reverse(
     vocabulary, length = task.reverse
     generator = build.generator(config, vocabulary, task.codec.vocabulary.size)
     return Reverse(generator, vocabulary, length)
+
+
+def _differ(name: str, one: TrainState, other: TrainState) -> bool:
+    """Whether two states have other parameters of a network."""
+    a, b = (jax.device_get(getattr(state, name).params) for state in (one, other))
+    return not all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
 
 
 def trained_elsewhere(config: ml_collections.ConfigDict) -> tuple[str, ...]:

@@ -75,6 +75,22 @@ def test_a_run_starts_with_another_and_resumes_without_it(aligned, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.generator.params, state.generator.params)
 
 
+def test_a_run_hands_on_what_it_was_given(aligned, tmp_path):
+    """The second trains the discriminator alone; the third starts with the first's generator."""
+    order = ("pretrain_discriminator", "pretrain_generator")
+    options = {"init_from": str(aligned[0]), "phases.order": order, "seed": 8}
+    options |= {"phases.pretrain_generator.start_from": "", "generator.noise_size": 0}
+    second = run_of(tmp_path / "second", **options)
+    state = begun(second).replace(phase_step=jnp.full((), 1, jnp.int32))
+    checkpoints = Checkpoints(second.workdir)
+    checkpoints.save(state, phase="pretrain_discriminator", ended=False, score=None)
+    checkpoints.close()
+    options |= {"init_from": str(second.workdir), "init_checkpoint": "last", "seed": 9}
+    third = begun(run_of(tmp_path / "third", **options))
+    ours, theirs = jax.device_get(third.generator.params), aligned[1].generator.params
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
 def test_what_can_not_be_started_with_is_refused(aligned, tmp_path):
     for words, changes in (
         (("config.init_from=", "no run here"), {"init_from": str(tmp_path)}),
