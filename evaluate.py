@@ -36,7 +36,7 @@ REJECT = flags.DEFINE_bool("reject", False, "Also judge what the discriminator a
 LIMIT = flags.DEFINE_integer("limit", None, "Only so many sources.", lower_bound=2)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Sources at once.", lower_bound=2)
 SEED = flags.DEFINE_integer(
-    "seed", 0, "Equal seeds give equal figures.", lower_bound=0, upper_bound=2**63 - 1
+    "seed", 0, "Equal seeds give equal figures.", lower_bound=0, upper_bound=2**32 - 1
 )
 QUIET = flags.DEFINE_bool("quiet", False, "No progress, the table alone.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a user's error.")

@@ -181,6 +181,7 @@ def test_unknown_checkpoint_and_split(refused, finished_run):
     run = f"--workdir={finished_run}"
     refused(["--checkpoint=middle", "adversarial"], "evaluate", run, "--checkpoint=middle")
     refused(["--checkpoint", "names none"], "evaluate", run, "--checkpoint=")
+    refused(["--seed", "4294967296"], "evaluate", run, f"--seed={2**32}")
     refused(["--split=dev", "validation", "test"], "evaluate", run, "--split=dev")
     refused(["--limit", "0"], "evaluate", run, "--limit=0")
 

@@ -33,7 +33,7 @@ def largest(kind: str, grid: Sequence[int], side: float, time: float) -> int:
         raise UserError(f"config.hole.kinds: no hole '{kind}'; choose from {', '.join(KINDS)}")
     slots, rows, columns = _extent(grid, side, time)
     count = slots * grid[1] * grid[2] if kind == "frames" else slots * rows * columns
-    if not 0 < count < np.prod(grid) or max(side, time) > 1:
+    if not (0 < count < np.prod(grid) and 0 < side <= 1 and 0 < time <= 1):
         raise UserError(
             f"config.hole.side, time: {side} and {time} make a hole of {count} of the "
             f"{np.prod(grid)} patches of a clip; set shares between 0 and 1 that leave some"

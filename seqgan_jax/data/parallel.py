@@ -276,7 +276,7 @@ def read_tsv(path: Path, languages: tuple[str, str]) -> Iterator[Pair]:
     in the first column and its translation in the second. What a line lacks behind a tab is empty.
 
     Raises:
-      UserError: for a line without enough columns, or a file that can't be read.
+      UserError: for a line without a tab, or without either column, or a file that can't be read.
     """
     columns = 0, 1
     # Quotation marks are text: tabs can't stand inside a sentence anyway.
@@ -284,10 +284,10 @@ def read_tsv(path: Path, languages: tuple[str, str]) -> Iterator[Pair]:
         row = [cell.strip() for cell in line.split("\t")]
         if number == 1 and set(languages) <= set(row):
             columns = tuple(map(row.index, languages))
-        elif len(row) > 1:
+        elif len(row) > max(1, min(columns)):
             row += [""] * (max(columns) + 1 - len(row))
             yield Pair(*(row[column] for column in columns))
-        elif row[0]:
+        elif any(row):
             raise UserError(
                 f"{path}: line {number} has {len(row)} columns, not {max(columns) + 1}; put a tab "
                 "between a sentence and its translation"
@@ -325,7 +325,11 @@ def read_tmx(path: Path, languages: tuple[str, str]) -> Iterator[Pair]:
                 yield Pair(*(texts[language] for language in languages))
             # What has been read would pile up here.
             (element if body is None else body).clear()
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last: its encoding
+    except (ValueError, LookupError) as error:  # what expat says of encodings
+        raise UserError(
+            f"{path}: its encoding can't be read ({error}); convert it to UTF-8"
+        ) from error
+    except ElementTree.ParseError as error:
         raise UserError(f"{path}: is no TMX file ({error}); see config.data.path") from error
     except OSError as error:
         raise UserError(

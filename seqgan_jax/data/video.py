@@ -192,7 +192,7 @@ def frames_of(path: Path) -> Iterator[tuple[float | None, np.ndarray]]:
         size, files = None, _pictures_in(path)
         if not files:
             raise UserError(
-                f"{path}: no pictures in this folder; name a clip, or one of its frames"
+                f"{path}: no pictures in this folder; name a clip, or a folder of its frames"
             )
         for i, file in enumerate(files):
             frame = _whole_picture(file)

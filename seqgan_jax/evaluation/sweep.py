@@ -31,9 +31,10 @@ def comparisons(curves: Mapping[str, Points], axes: Sequence[str]) -> dict[str, 
       of the first figure that both curves cover), `gaps`, by which its point at temperature 1
       lies below the baseline's curve in each figure at no higher other, None where there is no
       such number; and `at_equal`, by the baseline's temperatures, by how much its curve, linear
-      between its points, has less of the second figure at the first figure that the baseline has
-      there. `area` and `gaps` are of the lowest at no higher first figure: past a curve's lowest
-      point they say nothing, and `at_equal` does.
+      between its points, has less of the second figure than the baseline's curve at the first
+      figure that the baseline has there; the least, where a curve has it twice. `area` and `gaps`
+      are of the lowest at no higher first figure: past a curve's lowest point they say nothing, and
+      `at_equal` does.
     """
     (first, baseline), *others = curves.items()
     found = {}
@@ -44,10 +45,10 @@ def comparisons(curves: Mapping[str, Points], axes: Sequence[str]) -> dict[str, 
             gap = densities.gap(curve(baseline, (x, y)), *curve({1.0: points[1.0]}, (x, y)))
             gaps[y] = gap if math.isfinite(gap) else None
         at_equal = {}
-        for t, (x, y) in zip(baseline, curve(baseline, axes), strict=True):
+        for t, (x, _) in zip(baseline, curve(baseline, axes), strict=True):
             least = _least_at(x, curve(points, axes))
             if least is not None:
-                at_equal[t] = y - least
+                at_equal[t] = _least_at(x, curve(baseline, axes)) - least
         found[name] = {"baseline": first, **below._asdict(), "gaps": gaps, "at_equal": at_equal}
     return found
 

@@ -26,11 +26,14 @@ DISCRIMINATORS = {
 TOKEN_ENCODERS = ("bilstm", "transformer")
 
 
+_NONE = dataclasses.MISSING
+
+
 def _build(kinds: dict[str, type], kind: str, options: dict, where: str):
     """A network of a kind. A command line can't take away the options of the one it replaces."""
     fields = {name: {field.name for field in dataclasses.fields(kinds[name])} for name in kinds}
     others = set().union(*fields.values()) - fields[kind]
-    needed = [f for f in dataclasses.fields(kinds[kind]) if f.default is f.default_factory]
+    needed = [f for f in dataclasses.fields(kinds[kind]) if f.default is f.default_factory is _NONE]
     missing = [field.name for field in needed if field.name not in options]
     if missing:
         raise UserError(

@@ -14,6 +14,7 @@ import numpy as np
 
 from seqgan_jax import tasks
 from seqgan_jax.errors import UserError
+from seqgan_jax.evaluation.report import write_json
 from seqgan_jax.files import replace_file
 from seqgan_jax.models import build
 from seqgan_jax.programs.start import compile_quickly
@@ -29,6 +30,9 @@ from seqgan_jax.training.steps import Reverse, Steps
 # What may differ between a run and its continuation.
 _MAY_CHANGE = ("logging.", "evaluation.", "guard.", "parallel.")
 _MAY_CHANGE_IN_PHASES = ("steps", "evaluate_every")
+
+# The networks that another run gave to this one, by name.
+_GIVEN = "given.json"
 
 # What a process has traced and compiled serves its later runs of equal networks and phases.
 _layout = functools.cache(parallel.Layout)
@@ -115,13 +119,16 @@ class Run:
         )
         if config is not None and any(phase.frozen for phase in self.phases):
             schedule.check_frozen(self.phases, self.loop.parameters())
+        given = None
         if config is not None and config.get("init_from"):
             self.loop.start = functools.cache(lambda: self._starts(config))
             if not steps_in(place(workdir, config.get("checkpoint_folder"))):
-                self.loop.start()
+                given = sorted(self.loop.start()[0].origin.networks)
         if config is not None:
             # Last, so that a directory is not taken by a configuration that was refused.
             processes.from_first(lambda: _write_config(workdir, config))
+            if given:
+                processes.from_first(lambda: write_json(workdir / _GIVEN, given))
 
     def _starts(self, config: ml_collections.ConfigDict) -> list[Start]:
         """How the networks of each replica start with another run's parameters.
@@ -149,11 +156,8 @@ class Run:
         done = [phase for phase in other.phases[: int(place.phase)] if phase.steps]
         done += [other.phases[int(place.phase)]] * (int(place.phase_step) > 0)
         known = {name for phase in done for name in phase.networks}
-        if other.config.get("init_from"):
-            # Others may be as a third run has trained them.
-            drawn = other.loop.initial_state()
-            drawn = drawn if theirs == 1 else replicas.one(drawn, 0)
-            known |= {name for name in schedule.NETWORKS if _differ(name, drawn, place)}
+        if (where / _GIVEN).exists():  # as a third run has trained them
+            known |= set(json.loads((where / _GIVEN).read_text()))
         trained = [name for name in schedule.NETWORKS if name in known]
         if not trained:
             raise UserError(f"config.init_from={where}: nothing is trained there; train it first")
@@ -246,12 +250,6 @@ def _reverse(
     vocabulary, length = task.reverse
     generator = build.generator(config, vocabulary, task.codec.vocabulary.size)
     return Reverse(generator, vocabulary, length)
-
-
-def _differ(name: str, one: TrainState, other: TrainState) -> bool:
-    """Whether two states have other parameters of a network."""
-    a, b = (jax.device_get(getattr(state, name).params) for state in (one, other))
-    return not all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
 
 
 def trained_elsewhere(config: ml_collections.ConfigDict) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ class Captions(Splits):
         for name, split in splits.items():
             if not split.unlimited and not len(split):
                 raise UserError(
-                    f"{self._config.data.path}: no image is left in '{name}'; mend some"
+                    f"{self._config.data.path}: no image is left in '{name}'; mend those left out"
                 )
         if self._config.data.features == "none":
             return splits

@@ -1,5 +1,6 @@
 """Translation: what the programs need to know of pairs of texts in two languages."""
 
+import codecs
 import functools
 import itertools
 import json
@@ -281,8 +282,10 @@ class Translation(Splits):
                 "--text: none given; name a text, or a file of one on each line: --input"
             )
         for where, text in texts:
-            if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
-                raise UserError(f"{where}: is not UTF-8; convert it")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f"{where}: is not UTF-8; convert it") from error
             count = len(self.source_codec.encode(text))
             if count < 2:
                 raise UserError(f"{where}: is empty; leave it out")
@@ -406,9 +409,9 @@ def _read_input(name: str) -> list[tuple[str, str]]:
     """The lines of a file, or of standard input for '-', each with what to call it."""
     if name == "-":
         # As bytes: a terminal's encoding is not always UTF-8, nor always strict.
-        content = sys.stdin.buffer.read()
+        content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
         try:
-            lines = content.decode("utf-8-sig").split("\n")
+            lines = content.decode().split("\n")
         except UnicodeDecodeError as error:
             number = content[: error.start].count(b"\n") + 1
             raise UserError(

@@ -298,6 +298,8 @@ class Loop:
                 self._watch.at(f"phase {phase.name}, its step {done + 1}, {network}")
                 began = time.monotonic()
                 batch = ahead.pop(network, None) or next(batches[network])
+                if isinstance(batch, UserError):
+                    raise batch
                 program = programs[network]
                 waiting = time.monotonic() - began
                 rewarded = ()
@@ -315,7 +317,10 @@ class Loop:
                 )
                 if done + 1 < phase.steps:  # made while the device works
                     asked = time.monotonic()
-                    ahead[network] = next(batches[network])
+                    try:
+                        ahead[network] = next(batches[network])
+                    except UserError as error:  # when it is needed, this step being saved
+                        ahead[network] = error
                     if all(x.is_ready() for x in jax.tree.leaves(found)):
                         waiting += time.monotonic() - asked
                 told, scalars = _read(jax.device_get(found))

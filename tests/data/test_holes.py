@@ -105,6 +105,7 @@ def test_pixels_and_patches_agree():
         ("box", 0.01, 0.5, "config.hole.side, time: 0.01 and 0.5 make a hole of 0"),
         ("frames", 0.5, 1.0, "make a hole of 120 of the 120 patches"),
         ("box", 0.25, 1.5, "config.hole.side, time: 0.25 and 1.5 make a hole"),
+        ("box", -0.5, 0.5, "config.hole.side, time: -0.5 and 0.5 make a hole"),
         ("box", 1.2, 0.5, "config.hole.side, time: 1.2 and 0.5 make a hole"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from seqgan_jax.data.images import ImageRecord, image_sources, read_image
+from seqgan_jax.data.images import ImageRecord, file_key, image_sources, read_image
 from seqgan_jax.errors import UserError
 
 
@@ -172,6 +172,11 @@ def dataset_unchanged(folder):
         ImageRecord(f"{i}.jpg", folder / f"{i}.jpg", (f"image {i}",), 50 + i) for i in range(10)
     ]
     return {"train": records[:4], "validation": records[4:9], "test": records[9:]}
+
+
+def test_what_can_be_no_file_is_as_good_as_missing(tmp_path):
+    keys = {file_key([1], [("a", tmp_path / name)]) for name in ("missing", "no\0name")}
+    assert len(keys) == 1
 
 
 def test_a_few_unreadable_images_are_named_and_left_out(tmp_path):

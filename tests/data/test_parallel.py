@@ -242,10 +242,16 @@ def test_bad_files(folder, name, content, message):
     ("name", "content", "message"),
     [
         ("a.tsv", b"eins\tone\nzwei\n", r"a.tsv: line 2 has 1 columns, not 2; put a tab"),
+        ("a.tsv", b"id\ten\tde\n5\n", r"a.tsv: line 2 has 1 columns, not 3; put a tab"),
+        ("a.tsv", b"id\tx\ten\tde\n5\tx\n", r"a.tsv: line 2 has 2 columns, not 4; put a tab"),
         ("a.tsv", b"", r"a.tsv: no pairs"),
         ("a.tmx", b"<tmx><body><tu>", r"a.tmx: is no TMX file \(no element found: line 1"),
-        ("a.tmx", b"<?xml version='1.0' encoding='gb2312'?><tmx/>", r"a.tmx: is no TMX file"),
-        ("a.tmx", b"<?xml version='1.0' encoding='none'?><tmx/>", r"a.tmx: is no TMX file"),
+        (
+            "a.tmx",
+            b"<?xml version='1.0' encoding='gb2312'?><tmx/>",
+            r"a.tmx: its encoding can't be",
+        ),
+        ("a.tmx", b"<?xml version='1.0' encoding='none'?><tmx/>", r"a.tmx: its encoding can't be"),
         ("a.tmx", b"<tmx/>", r"a.tmx: has no translations between de and en; .* none"),
         (
             "a.tmx",

@@ -57,6 +57,8 @@ def test_of_two_points_with_an_equal_figure_the_better_counts():
     (found,) = sweep.comparisons({"mle": BASE, "gan": other}, AXES).values()
     # On the way down it has 1 + (2.8 - x) / 4 at x = 2 and 1, where the baseline has 2 and 3.
     assert found["at_equal"] == pytest.approx({1.0: 2 - 1.2, 1.5: 3 - 1.45})
+    (found,) = sweep.comparisons({"gan": other, "the same": other}, AXES).values()
+    assert found["at_equal"] == {0.5: 0.0, 1.0: 0.0, 1.5: 0.0}
 
 
 def test_lines_name_everything():

@@ -107,8 +107,22 @@ def test_a_row_holds_both_sides(phrases):
         assert leaf.dtype == batch[name].dtype
 
 
+def test_rewards_know_references_as_evaluation_does(tmp_path, corpus):
+    changes = {"data.source_language": "en", "data.target_language": "de"}
+    changes |= {"data.path": str(corpus), "codec.lowercase": True}
+    task, _ = task_of(tmp_path, **WORDS | changes)
+    pair = task.splits["train"].pairs[3]
+    assert task.training_texts(np.array([3])) == ([[pair.target.lower()]], [pair.source])
+    assert pair.target.lower() != pair.target
+    for language, tokenizer in (("de", "13a"), ("zh_Hans", "zh"), ("ja", "char")):
+        with task._config.unlocked():
+            task._config.data.target_language = language
+        assert task.tokenizer == tokenizer
+
+
 def test_little_of_a_batch_is_padding(tmp_path):
-    task, _ = task_of(tmp_path, **{"data.num_buckets": 10})
+    usual = runpy.run_path(str(ROOT / "configs" / "translation.py"))["get_config"]()
+    task, _ = task_of(tmp_path, **{"data.num_buckets": usual.data.num_buckets})
     batches = task.training_batches(batch_size=64, targets=1, seed=0, start=0, cut=True)
     masks = [next(batches)[name] for _ in range(40) for name in ("mask", "source_mask")]
     assert 1 - sum(mask.sum() for mask in masks) / sum(mask.size for mask in masks) < 0.15
@@ -241,8 +255,10 @@ def test_bad_texts(phrases, monkeypatch):
         phrases.request({"text": ["one", "  "], "input": None})
     with pytest.raises(UserError, match=r"^--text: has \d+ tokens, .* split the text: seven seven"):
         phrases.request({"text": ["seven " * 40], "input": None})
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"tw\xf6"), encoding="utf-8"))
-    with pytest.raises(UserError, match=r"^--input=-: what was read is not UTF-8"):
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa\nb\n\xf6"), encoding="utf-8")
+    )
+    with pytest.raises(UserError, match=r"^--input=-: what was read is not UTF-8, in line 3"):
         phrases.request({"text": None, "input": "-"})
     # What Python makes of such an argument, and of standard input in some locales.
     with pytest.raises(UserError, match=r"^--text: is not UTF-8; convert it"):
