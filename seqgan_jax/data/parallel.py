@@ -128,6 +128,14 @@ def split_apart(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pa
     return some(True), some(False)
 
 
+def refuse_equal(source: str, target: str) -> None:
+    """Refuses to translate a language into itself."""
+    if source == target:
+        raise UserError(
+            f"config.data.target_language: {target} is the source's too; name another one"
+        )
+
+
 def load(
     config,
     *,
@@ -148,10 +156,7 @@ def load(
     """
     path = Path(config.path).expanduser()
     languages = config.source_language, config.target_language
-    if languages[0] == languages[1]:
-        raise UserError(
-            f"config.data.target_language: {languages[1]} is the source's too; name another one"
-        )
+    refuse_equal(*languages)
     given = {}
     if path.is_dir():
         given = {

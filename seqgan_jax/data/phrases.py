@@ -18,7 +18,7 @@ import babel
 import num2words
 from babel import dates, units
 
-from seqgan_jax.data.parallel import Pair
+from seqgan_jax.data.parallel import Pair, refuse_equal
 from seqgan_jax.errors import UserError
 
 # One value in so many is for validation, and as many for test.
@@ -225,10 +225,7 @@ def load(config, *, report: Callable[[str], None] = lambda message: None) -> dic
     source, target = (
         _language(config, option) for option in ("source_language", "target_language")
     )
-    if source == target:
-        raise UserError(
-            f"config.data.target_language: {target.code} is the source's too; name another one"
-        )
+    refuse_equal(source.code, target.code)
     splits = {"train": Phrases("train", source, target, seed=config.seed)}
     for split in ("validation", "test"):
         size = config[f"{split}_size"]

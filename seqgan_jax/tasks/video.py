@@ -122,6 +122,7 @@ class _Request(NamedTuple):
       times: (first, end) of the frames that have the hole.
       starts: the first frame of each window.
       small: each window at the model's size, uint8 [F, H, W, 3].
+      masked: the pixels of each that show anything of the hole, bool [F, H, W].
       hidden: what is missing of each, bool [slots, rows, columns].
     """
 
@@ -130,6 +131,7 @@ class _Request(NamedTuple):
     times: tuple[int, int]
     starts: Sequence[int]
     small: Sequence[np.ndarray]
+    masked: Sequence[np.ndarray]
     hidden: Sequence[np.ndarray]
 
 
@@ -521,10 +523,11 @@ class Video(Splits):
                 f"{float(film.rate):.3g} a second"
             )
         box, times = _placed(mask, numbers, film)
-        masked = _small_mask(box, times, film, size)
+        whole_mask = _small_mask(box, times, film, size)
         starts = window_starts(times, frames, film.frames)
         small = [whole[start : start + frames] for start in starts]
-        hidden = [holes.of_pixels(masked[start : start + frames], self.patch) for start in starts]
+        masked = [whole_mask[start : start + frames] for start in starts]
+        hidden = [holes.of_pixels(each, self.patch) for each in masked]
         most = max(int(hole.sum()) for hole in hidden)
         if most > self._targets:
             raise UserError(
@@ -537,7 +540,7 @@ class Video(Splits):
                 f"--mask={mask}: hides some places in all of the {frames} frames that are looked "
                 "at together; what is never seen there is guessed from what surrounds it"
             )
-        self._requested = _Request(film, box, times, starts, small, hidden)
+        self._requested = _Request(film, box, times, starts, small, masked, hidden)
         sources = [self.source(*pair) for pair in zip(small, hidden, strict=True)]
         batch = {
             "source": {name: np.stack([each[name] for each in sources]) for name in sources[0]},
@@ -618,12 +621,10 @@ class Video(Splits):
         weights = np.minimum(np.arange(frames) + 1, frames - np.arange(frames))
         sums: dict[int, np.ndarray] = {}
         totals: dict[int, float] = {}
-        windows = zip(asked.starts, asked.small, asked.hidden, tokens, strict=True)
-        masked = _small_mask(asked.box, asked.times, asked.film, self._config.data.image_size)
-        for start, small, hole, written in windows:
+        windows = zip(asked.starts, asked.small, asked.masked, asked.hidden, tokens, strict=True)
+        for start, small, masked, hole, written in windows:
             # Patches reach beyond the hole, and what is true there is known.
-            hidden = masked[start : start + frames, :, :, None]
-            filled = np.where(hidden, self.fill(small, hole, written), small)
+            filled = np.where(masked[..., None], self.fill(small, hole, written), small)
             for t, frame in enumerate(filled):
                 sums[start + t] = sums.get(start + t, 0.0) + float(weights[t]) * frame
                 totals[start + t] = totals.get(start + t, 0.0) + float(weights[t])
