@@ -10,6 +10,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from seqgan_jax.evaluation import sweep
+from seqgan_jax.evaluation.report import Metric
 from seqgan_jax.training import phases
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -177,6 +179,52 @@ def test_rows_of_the_ablation_are_paired_by_seed(monkeypatch, tmp_path):
     assert line["js/from_default"] == pytest.approx([-0.15, 0.05])
     ablation.picture("ratio", lines, tmp_path / "ratio.png")
     assert (tmp_path / "ratio.png").stat().st_size > 5000
+
+
+def test_oracle(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(FOLDER)
+    oracle = importlib.import_module("oracle")
+    flags.FLAGS(["oracle"])
+    axes = ("forward_kl", "reverse_kl")
+
+    def figures(forward, reverse, error):
+        found = dict.fromkeys(oracle.Oracle.sweep, Metric(0.0, 0.0, 9, "nats/token"))
+        values = {"forward_kl": forward, "reverse_kl": reverse}
+        return found | {name: Metric(x, error, 9, "nats/token") for name, x in values.items()}
+
+    # A curve that falls as it goes right, and one below it by 0.5 for one seed, by 0.7 for another.
+    for name, seed, below, error in (
+        ("start", 0, 0.0, 0.03),
+        ("start", 1, 0.0, 0.03),
+        ("model", 0, 0.5, 0.04),
+        ("model", 1, 0.7, 0.04),
+    ):
+        points = {1.0: figures(2.0, 3.0 - below, error), 0.5: figures(3.0, 2.0 - below, error)}
+        entry = sweep.entry({"last": points}, {"last": 1}, axes, split="test", seed=0)
+        (tmp_path / f"{name}-{seed}").mkdir()
+        sweep.write(tmp_path / f"{name}-{seed}" / "evaluation.json", entry)
+    models = [f"{tmp_path}/{name}-{{seed}}:last" for name in ("start", "model")]
+    asked = {"seeds": ["0", "1"], "model": models, "picture": str(tmp_path / "curves.png")}
+    with flagsaver.flagsaver(**asked):
+        oracle.main(["oracle"])
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    point = next(
+        x for x in lines if x["name"] == "reverse_kl" and x["configuration"]["model"] == models[1]
+    )
+    assert point["figure"] == pytest.approx(2.4)
+    assert point["configuration"]["stderr"] == pytest.approx(0.1)
+    found = {line["name"]: line for line in lines}
+    gap = found["gap/reverse_kl"]
+    assert gap["figure"] == pytest.approx(0.6)
+    assert gap["configuration"]["each"] == pytest.approx([0.5, 0.7])
+    assert gap["configuration"]["stderr"] == pytest.approx(0.1)
+    sampled = (0.1**2 + 0.05**2) ** 0.5
+    assert gap["configuration"]["stderr_with_sampling"] == pytest.approx(sampled, abs=1e-4)
+    with flagsaver.flagsaver(**asked | {"seeds": ["0", "2"]}), pytest.raises(SystemExit) as stopped:
+        oracle.main(["oracle"])
+    assert stopped.value.code == 2
+    assert "no curve of last" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["ablation", "speech"])

@@ -164,7 +164,8 @@ def compare(names: Sequence[str], *, swept: str | None, output: str, picture: st
     axes = getattr(importlib.import_module(f"seqgan_jax.tasks.{task}"), tasks.TASKS[task]).sweep[:2]
     columns = {name: metrics(content["metrics"]) for name, content in found.items()}
     _split_units(columns)
-    lines, curves = [table(columns)], {name: {1.0: column} for name, column in columns.items()}
+    lines = [table(columns), *_differences(names)]
+    curves = {name: {1.0: column} for name, column in columns.items()}
     content = {name: {k: v for k, v in found[name].items() if k != "sweep"} for name in names}
     if swept:
         for name in names:
@@ -187,6 +188,40 @@ def _split_units(columns: Mapping[str, dict[str, Metric]]) -> None:
         for name in [name for name in column if len(units[name]) > 1]:
             figure = column.pop(name)
             column[f"{name}, {figure.unit}"] = figure
+
+
+def _differences(names: Sequence[str]) -> list[str]:
+    """A line for each setting of runs' data that isn't the same for all.
+
+    Some are meant to differ (how much of the data is used, say), so none is refused.
+    """
+    found = [_data_settings(Path(name)) for name in names]
+    lines = []
+    for option in sorted(set().union(*found)):
+        values = [settings.get(option) for settings in found]
+        if any(value != values[0] for value in values):
+            told = ", ".join(
+                f"{value} of {name}" for name, value in zip(names, values, strict=True)
+            )
+            lines.append(f"not of the same data: config.{option} is {told}")
+    return lines
+
+
+def _data_settings(workdir: Path) -> dict[str, Any]:
+    """What a run's config.json says of its data, by option; nothing where there is no such file."""
+    try:
+        config = json.loads((workdir / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    left = [(part, config[part]) for part in ("data", "codec", "oracle") if part in config]
+    settings = {}
+    while left:
+        option, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{option}.{key}", inner) for key, inner in value.items()]
+        else:
+            settings[option] = value
+    return settings
 
 
 def _evaluated(name: str, swept: str | None) -> dict:
