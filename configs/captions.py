@@ -317,6 +317,7 @@ def parallel() -> ml_collections.ConfigDict:
     config.accumulate = 1
     config.remat = False
     config.shard_above = 0
+    config.precision = "default"
     return config
 
 

@@ -32,6 +32,13 @@ from seqgan_jax.errors import UserError
 
 DATA, MODEL = "data", "model"
 MODES = ("jit", "pmap")
+# How matrix products are computed, in JAX's words; sums, and all that is kept, are float32.
+PRECISIONS = {
+    "default": None,
+    "float32": "highest",
+    "tensorfloat32": "TF32_TF32_F32",
+    "bfloat16": "BF16_BF16_F32",
+}
 # Which dimension is the vocabulary's, by the ends of parameters' paths.
 _VOCABULARY = ((r"(^|/)embedding$", 0), (r"(^|/)(output|words)/(kernel|bias)$", -1))
 
@@ -50,6 +57,9 @@ class Options:
         kept; see `models.build`, which tells the networks.
       shard_above: arrays of the state with more entries than this are split over 'data' too; 0 for
         none.
+      precision: what the factors of matrix products are rounded to, of `PRECISIONS`; 'default' is
+        the device's own choice. CPUs compute in float32 whatever it says, and convolutions follow
+        'default' and 'float32' alone.
     """
 
     data: int = 0
@@ -58,6 +68,7 @@ class Options:
     accumulate: int = 1
     remat: bool = False
     shard_above: int = 0
+    precision: str = "default"
 
 
 def parse(config: Mapping[str, Any]) -> Options:
@@ -73,10 +84,12 @@ def parse(config: Mapping[str, Any]) -> Options:
                 f"config.parallel.{name}: {getattr(options, name)} is too small; set {least} or "
                 "more"
             )
-    if options.mode not in MODES:
-        raise UserError(
-            f"config.parallel.mode: no mode '{options.mode}'; choose from {', '.join(MODES)}"
-        )
+    for name, known in (("mode", MODES), ("precision", PRECISIONS)):
+        value = getattr(options, name)
+        if value not in known:
+            raise UserError(
+                f"config.parallel.{name}: no {name} '{value}'; choose from {', '.join(known)}"
+            )
     if options.mode == "pmap" and (options.model > 1 or options.shard_above):
         raise UserError(
             "config.parallel.mode: pmap splits nothing but batches; set model to 1 and "
@@ -353,6 +366,7 @@ class Layout:
           static: names of keywords.
           donate: whether the first argument is donated.
         """
+        function = _with_precision(function, self.options.precision)
         options = {"static_argnames": static} | ({"donate_argnums": 0} if donate else {})
         if self.options.remat and self.mesh.devices.flat[0].platform == "cpu":
             options["compiler_options"] = _IN_ORDER
@@ -540,6 +554,19 @@ class Layout:
 _slice = jax.lax.dynamic_slice_in_dim
 # On CPUs XLA begins all that it can at once, and would compute every layer again at the same time.
 _IN_ORDER = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def _with_precision(function: Callable, name: str) -> Callable:
+    """The function with its matrix products computed as `PRECISIONS` has it."""
+    if PRECISIONS[name] is None:
+        return function
+
+    @functools.wraps(function)
+    def precise(*args, **kwargs):
+        with jax.default_matmul_precision(PRECISIONS[name]):
+            return function(*args, **kwargs)
+
+    return precise
 
 
 def _path(keys: tuple) -> str:

@@ -182,6 +182,7 @@ def test_sums_over_parts_are_sums_over_the_batch():
         ({"data": -1}, "config.parallel.data: -1 is too small; set 0 or more"),
         ({"accumulate": 0}, "config.parallel.accumulate: 0 is too small"),
         ({"mode": "xmap"}, "config.parallel.mode: no mode 'xmap'; choose from jit, pmap"),
+        ({"precision": "bf16"}, "config.parallel.precision: no precision 'bf16'; choose from"),
         ({"mode": "pmap", "model": 2}, "config.parallel.mode: pmap splits nothing but batches"),
         ({"mode": "pmap", "shard_above": 1}, "config.parallel.mode: pmap splits nothing"),
     ],
