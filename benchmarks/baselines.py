@@ -18,6 +18,7 @@ import numpy as np
 from settings import Setting
 
 from seqgan_jax.core import attention, lstm
+from seqgan_jax.models import efficientnet
 
 
 class Network(NamedTuple):
@@ -146,6 +147,33 @@ def gathered_log_likelihood(hidden, kernel, bias, tokens, weights):
     return weights @ jnp.take_along_axis(log_probs, tokens[:, None], axis=-1)[:, 0]
 
 
+def grid_features(params, images, stages):
+    """`EfficientNetLite0.features` of uint8 [B, H, W, 3] by XLA's convolutions."""
+
+    def conv(x, own, stride=1, groups=1):
+        x = jax.lax.conv_general_dilated(
+            x,
+            own["kernel"],
+            (stride, stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+        return x + own["bias"]
+
+    relu6 = jax.nn.relu6
+    x = (images.astype(jnp.float32) - efficientnet.PIXEL_MEAN) / efficientnet.PIXEL_SCALE
+    x = relu6(conv(x, params["conv_stem"], stride=2))
+    strides = [s.stride if i == 0 else 1 for s in stages for i in range(s.repeats)]
+    for number, stride in enumerate(strides):
+        block = params[f"blocks_{number}"]
+        y = relu6(conv(x, block["expand"])) if "expand" in block else x
+        y = relu6(conv(y, block["depthwise"], stride, groups=y.shape[-1]))
+        y = conv(y, block["project"])
+        x = x + y if x.shape == y.shape else y
+    return x.reshape(len(x), -1, x.shape[-1])
+
+
 # Timing.
 
 
@@ -158,7 +186,7 @@ def compare(
       name: of the part.
       calls: {'fast' or 'plain': (function, arguments)}.
       repeats: calls timed for each median.
-      unit: what is counted, 'tokens' or 'sequences'.
+      unit: what is counted, 'tokens', 'sequences' or 'images'.
       counts: how many a call makes, for each name.
       operations: of one of them, additions and multiplications.
       exponentials: of one of them.

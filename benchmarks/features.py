@@ -1,42 +1,31 @@
-"""Speed of the photograph encoder, beside this machine's matrix-multiply peak in the same run.
+"""Time of the photograph encoder beside XLA's own convolutions, one JSON object a line.
 
-    python benchmarks/features.py
+    python benchmarks/features.py [--batch=8]
 
-Prints one JSON object per line: name, figure, unit, configuration.
+The weights are random, which changes nothing of the speed. `floor` is the convolutions' products at
+this machine's ceilings, measured in the same run.
 """
 
-import json
 import math
-import os
-import time
 
+import baselines
 import jax
-import jax.numpy as jnp
 import numpy as np
+import settings
+from absl import app, flags
 
 from seqgan_jax.models import efficientnet
+from seqgan_jax.programs.start import keep_memory
 
-BATCHES = (1, 8, 32)
-PEAK_SIZE = 2048
-REPEATS = 5
-
-
-def seconds(function, *arguments) -> float:
-    """The fastest of several calls, after one that compiles."""
-    jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - start)
-    return min(times)
+BATCH = flags.DEFINE_integer("batch", 8, "Pictures at once.", lower_bound=1)
+SIZE = flags.DEFINE_integer("size", efficientnet.IMAGE_SIZE, "Pixels of a side.", lower_bound=1)
 
 
-def multiply_adds(params, images: np.ndarray) -> int:
-    """Multiply-adds of the convolutions behind `grid_features`: output positions x kernel size."""
+def multiply_adds(model, params, images: np.ndarray) -> int:
+    """Multiply-adds of the convolutions behind `features`: output positions x kernel size."""
 
     def outputs(params, images):
-        _, captured = efficientnet.EfficientNetLite0().apply(
+        _, captured = model.apply(
             {"params": params}, images, method="features", capture_intermediates=True
         )
         return captured["intermediates"]
@@ -53,31 +42,30 @@ def multiply_adds(params, images: np.ndarray) -> int:
     return total
 
 
-def main():
-    size = efficientnet.IMAGE_SIZE
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (max(BATCHES), size, size, 3), np.uint8)
-    model = efficientnet.EfficientNetLite0()
+def main(argv):
+    del argv
+    keep_memory()
+    shape = (BATCH.value, SIZE.value, SIZE.value, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    stages = efficientnet.LITE0[: 2 if settings.CONFIG.value == "tiny" else None]
+    model = efficientnet.EfficientNetLite0(stages=stages)
     params = jax.jit(model.init)(jax.random.key(0), images[:1])["params"]
-    device = {"device": jax.devices()[0].device_kind, "cpu_cores": os.cpu_count()}
-
-    def report(name, figure, unit, **configuration):
-        line = {"name": name, "figure": figure, "unit": unit}
-        print(json.dumps({**line, "configuration": configuration | device}), flush=True)
-
-    matrix = jnp.ones((PEAK_SIZE, PEAK_SIZE))
-    peak = PEAK_SIZE**3 / seconds(jax.jit(jnp.matmul), matrix, matrix)
-    report("matmul_peak", round(peak / 1e9, 1), "GMAC/s", size=PEAK_SIZE, dtype="float32")
-    work = multiply_adds(params, images[:1])
-    report("features_multiply_adds", work / 1e6, "MMAC/image", size=size)
-    for batch in BATCHES:
-        elapsed = seconds(efficientnet.grid_features, params, jnp.asarray(images[:batch]))
-        shape = {"batch": batch, "size": size}
-        report("features_throughput", round(batch / elapsed, 1), "images/s", **shape)
-        report("features_time", round(1e3 * elapsed / batch, 2), "ms/image", **shape)
-        share = work * batch / elapsed / peak
-        report("features_share_of_peak", round(share, 3), "of matmul peak", **shape)
+    ways = {
+        "fast": lambda params, images: model.apply({"params": params}, images, method="features"),
+        "plain": lambda params, images: baselines.grid_features(params, images, stages),
+    }
+    baselines.compare(
+        "features",
+        {name: (way, (params, images)) for name, way in ways.items()},
+        settings.REPEATS.value or 10,
+        unit="images",
+        counts=dict.fromkeys(ways, BATCH.value),
+        operations=2 * multiply_adds(model, params, images[:1]),
+        exponentials=0,
+        moved=4 * sum(x.size for x in jax.tree.leaves(params)) + images.size,
+        size=SIZE.value,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    app.run(main)

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
 from seqgan_jax.evaluation import sweep
 from seqgan_jax.evaluation.report import Metric
+from seqgan_jax.models import efficientnet
 from seqgan_jax.training import phases
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -59,10 +63,11 @@ def run(monkeypatch, capsys):
         ("sampling", "tokens", 4 * 6),
         ("mle_step", "sequences", 4),
         ("rollout", "tokens", 2 * 4 * 15),
+        ("features", "images", 2),
     ],
 )
 def test_compares(run, name, unit, count):
-    found = run(name)
+    found = run(name, *(["--batch=2", "--size=32"] if name == "features" else []))
     fast, plain = found[f"{name}/fast"], found[f"{name}/plain"]
     details = fast["configuration"]
     assert details[unit] == count
@@ -83,6 +88,19 @@ def test_discriminator_step(run):
     ours, plain = (found[f"completions/{name}"]["configuration"] for name in ("ours", "plain"))
     assert ours["sequences"] == plain["sequences"] == 4 * 2 * 5
     assert 0 < ours["flops"] <= plain["flops"]
+
+
+def test_the_plain_photograph_encoder_is_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    baselines = importlib.import_module("baselines")
+    images = np.random.default_rng(0).integers(0, 256, (2, 33, 32, 3), np.uint8)
+    model = efficientnet.EfficientNetLite0(stages=efficientnet.LITE0[:2])
+    params = jax.jit(model.init)(jax.random.key(0), images)["params"]
+    fast = jax.jit(lambda *given: model.apply({"params": given[0]}, given[1], method="features"))
+    fast = fast(params, images)
+    plain = jax.jit(lambda *given: baselines.grid_features(*given, model.stages))(params, images)
+    assert float(jnp.std(fast)) > 0.01
+    np.testing.assert_allclose(fast, plain, atol=1e-5)
 
 
 def test_round(run):
