@@ -482,6 +482,8 @@ def test_the_oracle_writes_integers(call, refused, oracle_run):
         assert sequence["tokens"][:2] == [7, 0]
         assert len(sequence["tokens"]) == 4
         assert line.startswith(" ".join(map(str, sequence["tokens"])) + "  (log-probability -")
+    _, found, _ = call("generate", *arguments, "--format=lines")
+    assert found.splitlines() == [" ".join(map(str, each["tokens"])) for each in row["sequences"]]
     _, found, _ = call("generate", run, "--beam_size=2", "--format=json")
     log_probs = [s["log_prob"] for s in json.loads(found)[0]["sequences"]]
     assert len(log_probs) == 2
@@ -970,6 +972,14 @@ def test_texts_are_translated(call, translation_run, tmp_path):
         assert best["log_prob"] >= second["log_prob"]
         assert best["translation"] != second["translation"]
         assert 0 < best["score"] < 1
+    output = tmp_path / "out.txt"
+    status, found, _ = call("generate", *arguments, "--format=lines", f"--output={output}")
+    assert (status, found) == (0, "")
+    assert output.read_text() == "".join(f"{r['translations'][0]['translation']}\n" for r in rows)
+    _, found, _ = call("generate", *arguments[:-1], "--num_samples=1", "--seed=3", "--format=json")
+    drawn = [row["translations"][0]["translation"] for row in json.loads(found)]
+    _, found, _ = call("generate", *arguments[:-1], "--seed=3", "--format=lines")
+    assert found.splitlines() == drawn
 
 
 def test_requests_come_in_parts():

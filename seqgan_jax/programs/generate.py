@@ -39,7 +39,9 @@ def generate(
         kind.
       checkpoint: 'last', 'best' or a phase's name.
       replica: which of a run of several seeds.
-      form: 'text' or 'json'.
+      form: 'text', 'json', or 'lines': what was written and nothing else, a line for each source
+        (the best that beam search found, or the first that was drawn), or for each sequence where
+        the model has no sources.
       output: the file to write to; None for standard output. One whose ending is among the task's
         `endings` is what was written itself, a sound, and the lines are printed.
       quiet: neither progress nor what rejection has cost.
@@ -48,7 +50,7 @@ def generate(
       UserError: for options that make no sense, or that this model has no use for.
     """
     compilation_cache()
-    with Progress(quiet=quiet or output is None or form == "json") as progress:
+    with Progress(quiet=quiet or output is None or form != "text") as progress:
         model = load(workdir, checkpoint, replica=replica, progress=progress)
         task = model.task
         ending = Path(output).suffix.lower() if output is not None else ""
@@ -58,8 +60,9 @@ def generate(
                 f"--output={output}: a model of {task.name} writes {', '.join(task.endings)}, and "
                 f"what is told of them to {', '.join(filter(None, _TEXT))}; choose one of these"
             )
+        has_sources = task.template()["source"] is not None
         if num_samples is None:
-            num_samples = 1 if whole else 5
+            num_samples = 1 if whole or (form == "lines" and has_sources) else 5
         written = model.generate(num_samples=num_samples, **options)
         if written[0].accepted and not quiet:
             print(_cost(written, model.tries, task.items), file=sys.stderr)
@@ -67,12 +70,15 @@ def generate(
     if form == "json":
         rows = [task.row(each.name, each.sample) for each in written]
         text = json.dumps(rows, indent=1, ensure_ascii=False)
+    elif form == "lines":
+        count = 1 if has_sources else None
+        text = "\n".join(task.decode(x) for each in written for x in each.sample.tokens[:count])
     else:
         lines = (line for each in written for line in task.describe(each.name, each.sample))
         text = "\n".join(lines)
     if whole:
         print(text)
-        if form != "json":
+        if form == "text":
             print(f"written: {', '.join(map(str, paths))}")
         return
     if output is None:

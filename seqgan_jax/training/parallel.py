@@ -138,6 +138,8 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 def shard(batch: Any, mesh: Mesh) -> Any:
     """Splits a batch's rows over the devices; each process gives its own block of rows."""
     sharding = NamedSharding(mesh, PartitionSpec(DATA))
+    if jax.process_count() == 1:  # all arrays at once, in half of the time
+        return jax.device_put(batch, sharding)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
