@@ -1018,17 +1018,10 @@ def test_guided_attention_is_of_where_real_targets_look(steps, initial):
     assert np.abs(keys[0] - keys[1]).max() > 1e-6
 
 
-@pytest.mark.parametrize(
-    ("precision", "words"),
-    [
-        ("default", ["DEFAULT, DEFAULT"]),
-        ("bfloat16", ["lhs_precision_type = bf16", "accumulation_type = f32"]),
-    ],
-)
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
-def test_matrix_products_are_of_the_precision_asked_for(initial, network, precision, words):
+def test_matrix_products_are_of_the_precision_asked_for(initial, network):
     """All of them, with those of gradients, while all arrays stay float32."""
-    layout = parallel.Layout(parallel.Options(data=1, precision=precision))
+    layout = parallel.Layout(parallel.Options(data=1, precision="bfloat16"))
     steps = Steps(generator(), discriminator(), VOCABULARY, T, clip=100.0, layout=layout)
     state = begin(steps, initial, 0, ADVERSARIAL)
     program = steps.train_step.lower(
@@ -1037,6 +1030,6 @@ def test_matrix_products_are_of_the_precision_asked_for(initial, network, precis
     # Some products have to be exact whatever is asked for, and say so themselves.
     products = [x for x in program.splitlines() if "dot_general" in x and "HIGHEST" not in x]
     assert len(products) > 20
-    assert all(word in product for product in products for word in words)
-    assert ("bf16" in program) == (precision == "bfloat16")
+    asked = "lhs_precision_type = bf16, rhs_precision_type = bf16, accumulation_type = f32"
+    assert all(asked in product for product in products)
     assert "xbf16>" not in program
