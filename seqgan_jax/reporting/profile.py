@@ -12,12 +12,16 @@ class Profile:
       folder: where the trace goes.
       first: the first step to trace, counted like the argument of `before`.
       count: how many; 0 for no trace.
+
+    Attributes:
+      edges: the arguments of `before` at which the device must be done with all earlier steps.
     """
 
     def __init__(self, folder: Path, first: int, count: int):
         self._folder = folder
         self._first = first
         self._last = first + count
+        self.edges = (first, first + count) if count else ()
         self._running = False
 
     def before(self, step: int) -> None:

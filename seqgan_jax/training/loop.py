@@ -1,5 +1,6 @@
 """Trains through all phases: batches in, checkpoints, metrics and pictures out."""
 
+import collections
 import math
 import signal
 import time
@@ -55,6 +56,26 @@ class _Diverged(Exception):
     def __init__(self, state: TrainState):
         super().__init__()
         self.state = state
+
+
+class _Given(NamedTuple):
+    """An update that the device was given.
+
+    Attributes:
+      done: updates of the phase with it.
+      found: what it gives beside the state, perhaps not computed yet.
+      tokens: that it learns from.
+      began: when its batch was asked for, a monotonic clock's seconds.
+      waiting: for how long it waited for that while the device had nothing to do, seconds.
+      timed: whether its time counts: not with its compilation.
+    """
+
+    done: int
+    found: dict
+    tokens: int
+    began: float
+    waiting: float
+    timed: bool
 
 
 class Evaluation(NamedTuple):
@@ -120,6 +141,7 @@ class Loop:
         self._signal = 0  # the one that asked to stop
         self._notice = ""  # the one that said that this machine will go
         self._step_times = StepTimes()
+        self._read_at = -math.inf  # when the figures of an update were read last
         self._watch = StallWatch(config.logging.stall_seconds)
         self._newest: Evaluation | None = None
         self.start: Callable[[], Sequence[Start]] | None = None
@@ -265,11 +287,22 @@ class Loop:
         for index in range(int(state.phase), len(self.phases)):
             if index > int(state.phase):
                 state = self.begin(state, index, checkpoints)
-            state = self._run_phase(state, index, checkpoints, log)
+            phase = self.phases[index]
+            first = int(state.phase_step) + phase.cycle
+            profile = Profile(self._folder / "profile" / phase.name, first, self.profile)
+            try:
+                state = self._run_phase(state, index, checkpoints, log, profile)
+            finally:
+                profile.stop()
         return state
 
     def _run_phase(
-        self, state: TrainState, index: int, checkpoints: Checkpoints, log: MetricsLog
+        self,
+        state: TrainState,
+        index: int,
+        checkpoints: Checkpoints,
+        log: MetricsLog,
+        profile: Profile,
     ) -> TrainState:
         phase = self.phases[index]
         done, over = int(state.phase_step), bool(state.stopping.stopped)
@@ -283,25 +316,25 @@ class Loop:
         band = phase.discriminator.band if phase.discriminator else ()
         held = self._held_out_batch() if band else None
         programs = {network: phase.step_of(network) for network in phase.networks}
-        folder = self._folder / "profile" / phase.name
-        profile = Profile(folder, done + phase.cycle, self.profile)
-        collapsed, compiled, ahead = False, set(), {}
+        collapsed, compiled, given = False, set(), collections.deque()
         if phase.stop.regain and not done:
             state = self._remembered(state, phase)
+        step = int(state.step)
         while done < phase.steps and not over:
             profile.before(done)
-            told, scalars, network = {}, {}, None
+            network = None
             if phase.networks:
                 network = phase.network(done)
+                if network not in compiled:  # no other update's time has its compiling in it
+                    self._told(given, 0, state)
                 if band and done % phase.discriminator.band_every == 0:
                     state = self.steps.hold(state, held, band=band)
                 self._watch.at(f"phase {phase.name}, its step {done + 1}, {network}")
                 began = time.monotonic()
-                batch = ahead.pop(network, None) or next(batches[network])
-                if isinstance(batch, UserError):
-                    raise batch
+                batch = next(batches[network])
+                idle = not given or _ready(given[-1].found)
+                waiting = time.monotonic() - began if idle else 0.0
                 program = programs[network]
-                waiting = time.monotonic() - began
                 rewarded = ()
                 if self.reward and network == "generator" and phase.uses_rewards:
                     try:
@@ -315,45 +348,35 @@ class Loop:
                 state, found = self.steps.train_step(
                     state, batch, *rewarded, phase=program, network=network
                 )
-                if done + 1 < phase.steps:  # made while the device works
-                    asked = time.monotonic()
-                    try:
-                        ahead[network] = next(batches[network])
-                    except UserError as error:  # when it is needed, this step being saved
-                        ahead[network] = error
-                    if all(x.is_ready() for x in jax.tree.leaves(found)):
-                        waiting += time.monotonic() - asked
-                told, scalars = _read(jax.device_get(found))
                 tokens = phase.sources(network) * phase.targets * self.task.length
                 tokens *= len(self._seeds)
-                if network in compiled:
-                    self._step_times.add(time.monotonic() - began, waiting, tokens)
+                timed = network in compiled
+                given.append(_Given(done + 1, found, tokens, began, waiting, timed))
                 compiled.add(network)
-                shown = {name: scalars[name] for name in _headline(scalars)}
-                self.progress.update(done + 1, shown, tokens)
-                if told["in_a_row"] >= self.guard.patience:
-                    profile.stop()
-                    raise _Diverged(state)
             else:
                 state, scalars = self._calibrated(state)
-                log.scalars(int(state.step), phase.name, scalars)
-            done += 1
-            step = int(state.step)
-            warning = self._collapse_of_entropy(told)
+                log.scalars(step + 1, phase.name, scalars)
+            done, step = done + 1, step + 1
             due = done % phase.evaluate_every == 0 or done == phase.steps
+            regular = due or done % self.config.logging.checkpoint_every == 0
+            logged = network and phase.first_in_window(done - 1, self.config.logging.every)
+            # The device has its next update before the figures of this one are read, unless they
+            # are of use at once.
+            at_once = regular or logged or self.guard.stop or done in profile.edges
+            told, scalars = self._told(given, 0 if at_once else 1, state)
+            warning = self._collapse_of_entropy(told)
             due = due or (bool(warning) and self.guard.stop)
-            if network and (phase.first_in_window(done - 1, self.config.logging.every) or due):
+            if logged or (network and due):
                 counted = {f"guard/{n}": told[n] for n in ("skipped", "rollbacks") if told[n]}
                 log.scalars(step, phase.name, scalars | counted | self._spent())
             score = None
             if due:
                 self._watch.at(f"phase {phase.name}, evaluation at step {step}")
                 state, score, few = self._evaluate(state, phase, log)
-                warning = warning or few
+                warning, over = warning or few, bool(state.stopping.stopped)
             if warning and not collapsed:
                 collapsed = True
                 self.progress.message(f"warning: phase {phase.name}, step {step}: {warning}")
-            over = bool(state.stopping.stopped)
             if warning and self.guard.stop and not over:
                 state, over = self._stopped(state), True
             ended = over or done == phase.steps
@@ -369,20 +392,45 @@ class Loop:
             own = self._signal or (signal.SIGTERM if self._notice else 0)
             asked = processes.stop_after(step, own)
             stopping = bool(asked)
-            # A checkpoint amid updates that were skipped would be no good one to go back to.
-            regular = due or done % self.config.logging.checkpoint_every == 0
+            if stopping:
+                self._told(given, 0, state)
             self._watch.at(f"phase {phase.name}, saving step {step}")
             checkpoints.check()
-            if ended or stopping or (regular and not told.get("in_a_row")):
+            # A checkpoint amid updates that were skipped would be no good one to go back to.
+            if ended or stopping or ((due or regular) and not told.get("in_a_row")):
                 checkpoints.save(state, phase=phase.name, ended=ended, score=score)
             if stopping and not (ended and index == len(self.phases) - 1):
-                profile.stop()
                 why = f"preemption notice ({self._notice}): " if self._notice else ""
                 raise Interrupted(
                     f"{why}saved at step {step}; the same command goes on from there", asked
                 )
-        profile.stop()
         return state
+
+    def _told(
+        self, given: "collections.deque[_Given]", behind: int, state: TrainState
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Reads the figures of all updates but the last `behind`, as the device is done with them.
+
+        Returns:
+          What `_read` finds of the last of them; of none, nothing.
+
+        Raises:
+          _Diverged: too many updates in a row were skipped; `state` is the newest one.
+        """
+        told, scalars = {}, {}
+        while len(given) > behind:
+            update = given.popleft()
+            told, scalars = _read(jax.device_get(update.found))
+            now = time.monotonic()
+            if update.timed:
+                seconds = now - max(update.began, self._read_at)
+                self._step_times.add(seconds, min(update.waiting, seconds), update.tokens)
+            self._read_at = now
+            shown = {name: scalars[name] for name in _headline(scalars)}
+            self.progress.update(update.done, shown, update.tokens)
+            if told["in_a_row"] >= self.guard.patience:
+                raise _Diverged(state)
+        return told, scalars
 
     def _rewarded(self, state: TrainState, batch: dict, program: Phase) -> tuple:
         """What the generator draws for its next update, and its values by the external reward."""
@@ -573,6 +621,10 @@ class Loop:
             None if attention is None else np.asarray(attention[0]),
             _distinct(samples),
         )
+
+
+def _ready(found: dict) -> bool:
+    return all(x.is_ready() for x in jax.tree.leaves(found))
 
 
 def _headline(scalars: dict[str, float]) -> list[str]:

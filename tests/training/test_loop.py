@@ -7,6 +7,7 @@ import json
 import runpy
 import shutil
 import signal
+import types
 from pathlib import Path
 
 import jax
@@ -395,6 +396,56 @@ def test_runs_interrupted_in_every_phase_end_the_same(small, whole, tmp_path, si
     assert {p.name for p in (tmp_path / "samples").iterdir()} == {
         p.name for p in (whole[0] / "samples").iterdir()
     }
+
+
+# Figures that are of no use at once
+
+
+@pytest.fixture(scope="module")
+def seldom(small):
+    """The same run, which records every hundredth update of a phase."""
+    config = small.config.copy_and_resolve_references()
+    config.logging.every = 100
+    same = {name: getattr(small, name) for name in ("workdir", "task", "steps", "phases", "loop")}
+    return types.SimpleNamespace(config=config, **same)
+
+
+def test_the_device_has_its_next_update_before_figures_are_read(seldom, small, tmp_path):
+    """And is waited for where a checkpoint is due, every third update, or a record is."""
+    phase = dataclasses.replace(small.phases[0], stop=Stop(), steps=8, evaluate_every=8)
+    events, given = [], small.steps.train_step
+    with pytest.MonkeyPatch.context() as patch:
+        told_of = loop_module._read
+        patch.setattr(loop_module, "_read", lambda found: events.append("read") or told_of(found))
+        count = lambda *args, **kwargs: events.append("give") or given(*args, **kwargs)
+        patch.setattr(small.steps, "train_step", count)
+        state, _ = run_in(seldom, tmp_path / "seldom", None, (phase,))
+    assert events == [
+        *("give", "read"),
+        *("give", "give", "read", "read"),
+        *("give", "give", "read", "give", "read", "read"),
+        *("give", "give", "read", "read"),
+    ]
+    wanted, _ = run_in(small, tmp_path / "often", None, (phase,))
+    jax.tree.map(np.testing.assert_array_equal, state, wanted)
+    rows, others = (timeless(tmp_path / name) for name in ("seldom", "often"))
+    assert rows == [row for row in others if row["step"] == 1 or row["step"] == 8]
+    assert rows
+    timed = [row for row in read_metrics(tmp_path / "seldom") if "step/seconds" in row]
+    assert all(0 < row["step/seconds"] < 60 for row in timed)
+
+
+def test_a_run_that_reads_figures_late_is_interrupted_and_goes_back_alike(
+    seldom, small, tmp_path, signal_at
+):
+    phase = dataclasses.replace(small.phases[0], stop=Stop(), steps=8, evaluate_every=8)
+    signal_at(signal.SIGINT, phase.name, 4)
+    with pytest.raises(Interrupted, match="saved at step 5"):  # which the device had already
+        run_in(seldom, tmp_path, None, (phase,))
+    assert set(kept(tmp_path)) == {3, 5}
+    state, told = run_in(seldom, tmp_path, Poisoned(small.task, {5, 6}, 2), (phase,))
+    assert "going back to step 5 with learning rates times 0.5" in told.getvalue()
+    assert (int(state.step), int(state.safety.rollbacks)) == (8, 1)
 
 
 # Guards
