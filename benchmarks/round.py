@@ -9,8 +9,9 @@ sequences included. `seed` and `gpu` have three LSTM layers in both networks, at
 noise's slots, and new sequences at every update of the discriminator.
 
 `floor` is the time of the products counted from the shapes, and of one exponential for each logit,
-at this machine's ceilings, measured in the same run; it is given for `paper`. The plain ways stand
-beside the parts of a round in the other benchmarks.
+at this machine's ceilings, measured in the same run; these are given for `paper`. `bytes` are what
+the optimiser reads and writes. The plain ways stand beside the parts of a round in the other
+benchmarks.
 """
 
 import sys
@@ -77,8 +78,8 @@ def batch_of(setting: settings.Setting, size: int) -> dict:
     }
 
 
-def floors(config: ml_collections.ConfigDict, setting: settings.Setting, limits: dict) -> dict:
-    """Seconds that an update of each of the paper's networks takes at the least."""
+def work(config: ml_collections.ConfigDict, setting: settings.Setting) -> dict:
+    """Operations of products, and exponentials, in an update of each of the paper's networks."""
     judge, length = config.discriminator, setting.length
     pooled = judge.embedding_size * sum(
         filters * min(width * (length - width + 1), len(text_cnn.correlation(length)[0]))
@@ -88,13 +89,12 @@ def floors(config: ml_collections.ConfigDict, setting: settings.Setting, limits:
     update = config.phases.adversarial.generator
     tokens = setting.batch * update.num_rollouts * length * (length - 1) // 2
     hidden, vocabulary = config.generator.hidden_size, setting.vocabulary
-    writing = 2 * hidden * (8 * hidden + vocabulary) / limits["flops"]
-    writing += vocabulary / limits["exps"]
+    writing = tokens * 2 * hidden * (8 * hidden + vocabulary)
     scoring = setting.batch * update.num_rollouts * (length - 1) * (pooled + highway)
     size = 2 * config.phases.adversarial.discriminator.batch_size
     return {
-        "generator": tokens * writing + 2 * scoring / limits["flops"],
-        "discriminator": 6 * size * (pooled + highway) / limits["flops"],
+        "generator": (writing + 2 * scoring, tokens * vocabulary),
+        "discriminator": (6 * size * (pooled + highway), 0),
     }
 
 
@@ -117,7 +117,11 @@ def main(argv):
     )
     batches = {name: batch_of(setting, phase.sources(name)) for name in phase.networks}
     state = steps.begin_phase(steps.init(0, batches["generator"]), 0, phase)
-    floor = floors(config, setting, limits) if paper else {}
+    counted = work(config, setting) if paper else {}
+    floor = {
+        name: operations / limits["flops"] + exponentials / limits["exps"]
+        for name, (operations, exponentials) in counted.items()
+    }
 
     def report(name, seconds, floor, **details):
         shares = {}
@@ -143,12 +147,19 @@ def main(argv):
             jax.block_until_ready((state, metrics))
             times.append(time.perf_counter() - began)
         medians[name] = float(np.median(times[1:]))
+        sequences = len(batches[name]["weight"])
+        told = dict(zip(("operations", "exponentials"), counted.get(name, ()), strict=False))
+        parameters = sum(x.size for x in jax.tree.leaves(getattr(state, name).params))
         report(
             name,
             medians[name],
             floor.get(name),
             fastest_ms=round(1e3 * min(times[1:]), 2),
-            sequences=len(batches[name]["weight"]),
+            sequences=sequences,
+            sequences_per_second=round(sequences / medians[name], 1),
+            **told,
+            # Adam reads parameters, two moments and the gradient, and writes all but the last.
+            bytes=7 * 4 * parameters,
             compile_seconds=round(compile_seconds, 1),
         )
     updates = {name: getattr(phase, name).updates for name in phase.networks}

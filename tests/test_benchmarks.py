@@ -110,6 +110,11 @@ def test_round(run):
     assert total["configuration"]["updates"] == {"generator": 1, "discriminator": 2}
     assert total["figure"] == pytest.approx(parts[0] + 2 * parts[1], abs=0.01)
     assert found["round/whole"]["figure"] > 0
+    for name, sequences in (("generator", 4), ("discriminator", 4)):
+        details = found[f"round/{name}"]["configuration"]
+        rate = sequences / (1e-3 * found[f"round/{name}"]["figure"])
+        assert details["sequences_per_second"] == pytest.approx(rate, rel=0.02)
+        assert details["bytes"] > 0
 
 
 def test_speech(monkeypatch, capsys):
