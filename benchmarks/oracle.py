@@ -5,11 +5,15 @@
 
 Each `--model` names a run for every seed and a checkpoint, of which `evaluate.py
 --sweep=temperature` has written the curve; the first is the baseline. A line for each model,
-temperature and figure has the mean over the seeds and its standard error. Lines named `gap/...` say
-by how much a model at temperature 1 lies below the baseline's curve of the same seed, linear
-between its temperatures, at no higher other divergence: the mean over the seeds (`each`), its
-standard error over them, and one that also has the sampling error of a seed's sequences, since all
-seeds may have been judged by the same. `area` is what lies between the two curves' frontiers.
+temperature and figure has the mean over the seeds and its standard error over them.
+
+Lines named `below/...` say by how much a model at temperature 1 is below the least that the
+baseline of the same seed has at any temperature: where it is below in both divergences, no
+temperature of the baseline reaches it. They have the values of the seeds (`each`) and a second
+standard error, with the sampling error of a seed's sequences in it, since all seeds may have been
+judged by the same. `at_equal/...` says how much less reverse divergence the model's curve has at
+the forward divergence that the baseline has at a temperature; `area` what lies between the curves'
+frontiers, see `evaluation.densities`.
 """
 
 import math
@@ -86,30 +90,34 @@ def mean(curves: list[sweep.Points]) -> sweep.Points:
 
 def compare(baseline, starts, model, curves):
     """The lines of one model against the baseline."""
+    told = {"model": model, "baseline": baseline}
+    for name in Oracle.sweep[:2]:
+        each, sampled = [], 0.0
+        for start, curve in zip(starts, curves, strict=True):
+            least = min((figures[name] for figures in start.values()), key=lambda x: x.value)
+            own = curve[1.0][name]
+            each.append(least.value - own.value)
+            sampled = max(sampled, math.hypot(least.stderr, own.stderr))
+        below = Metric.mean(each, own.unit)
+        print_line(
+            f"below/{name}",
+            below.value,
+            below.unit,
+            **told,
+            each=[rounded(value) for value in each],
+            stderr=rounded(below.stderr),
+            stderr_with_sampling=rounded(math.hypot(below.stderr or 0.0, sampled)),
+        )
     found = [
         sweep.comparisons({baseline: start, model: curve}, Oracle.sweep[:2])[model]
         for start, curve in zip(starts, curves, strict=True)
     ]
-    told = {"model": model, "baseline": baseline}
-    for name in Oracle.sweep[:2]:
-        each = [own["gaps"][name] for own in found]
-        if None in each:
-            print(f"{baseline}: nowhere as low in the other figure as {model}", file=sys.stderr)
-            continue
-        gap = Metric.mean(each, "nats/token")
-        sampled = max(
-            math.hypot(curve[1.0][name].stderr, start[1.0][name].stderr)
-            for start, curve in zip(starts, curves, strict=True)
-        )
-        print_line(
-            f"gap/{name}",
-            gap.value,
-            gap.unit,
-            **told,
-            each=[rounded(value) for value in each],
-            stderr=rounded(gap.stderr),
-            stderr_with_sampling=rounded(math.hypot(gap.stderr or 0.0, sampled)),
-        )
+    for temperature in starts[0]:
+        each = [own["at_equal"].get(temperature) for own in found]
+        if None not in each:
+            less = Metric.mean(each, "nats/token")
+            told_at = {**told, "temperature": temperature, "stderr": rounded(less.stderr)}
+            print_line(f"at_equal/{Oracle.sweep[1]}", less.value, less.unit, **told_at)
     area = Metric.mean((own["area"] for own in found), "")
     print_line("area", area.value, "", **told, stderr=rounded(area.stderr))
 

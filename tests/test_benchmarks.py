@@ -238,12 +238,17 @@ def test_oracle(monkeypatch, capsys, tmp_path):
     assert point["figure"] == pytest.approx(2.4)
     assert point["configuration"]["stderr"] == pytest.approx(0.1)
     found = {line["name"]: line for line in lines}
-    gap = found["gap/reverse_kl"]
-    assert gap["figure"] == pytest.approx(0.6)
-    assert gap["configuration"]["each"] == pytest.approx([0.5, 0.7])
-    assert gap["configuration"]["stderr"] == pytest.approx(0.1)
+    # At temperature 1 it is at (2, 2.5) and (2, 2.3), and the least of the first is 2 and 2.
+    below = found["below/reverse_kl"]
+    assert below["figure"] == pytest.approx(-0.4)
+    assert below["configuration"]["each"] == pytest.approx([-0.5, -0.3])
+    assert below["configuration"]["stderr"] == pytest.approx(0.1)
     sampled = (0.1**2 + 0.05**2) ** 0.5
-    assert gap["configuration"]["stderr_with_sampling"] == pytest.approx(sampled, abs=1e-4)
+    assert below["configuration"]["stderr_with_sampling"] == pytest.approx(sampled, abs=1e-4)
+    assert found["below/forward_kl"]["figure"] == 0.0
+    equal = [line for line in lines if line["name"] == "at_equal/reverse_kl"]
+    assert [line["configuration"]["temperature"] for line in equal] == [1.0, 0.5]
+    assert [line["figure"] for line in equal] == pytest.approx([0.6, 0.6])
     with flagsaver.flagsaver(**asked | {"seeds": ["0", "2"]}), pytest.raises(SystemExit) as stopped:
         oracle.main(["oracle"])
     assert stopped.value.code == 2
