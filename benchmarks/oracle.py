@@ -35,6 +35,8 @@ PICTURE = flags.DEFINE_string("picture", None, "The PNG of the curves' means to 
 
 
 def main(_):
+    if not MODEL.value:
+        raise app.UsageError("--model: none given; name RUN:CHECKPOINT")
     try:
         models = {model: [points(model, seed) for seed in SEEDS.value] for model in MODEL.value}
     except UserError as error:
@@ -118,8 +120,10 @@ def compare(baseline, starts, model, curves):
             less = Metric.mean(each, "nats/token")
             told_at = {**told, "temperature": temperature, "stderr": rounded(less.stderr)}
             print_line(f"at_equal/{Oracle.sweep[1]}", less.value, less.unit, **told_at)
-    area = Metric.mean((own["area"] for own in found), "")
-    print_line("area", area.value, "", **told, stderr=rounded(area.stderr))
+    areas = [own["area"] for own in found]
+    if None not in areas:  # they may share no forward divergence
+        area = Metric.mean(areas, "")
+        print_line("area", area.value, "", **told, stderr=rounded(area.stderr))
 
 
 def rounded(value: float | None) -> float | None:

@@ -706,11 +706,13 @@ def test_runs_side_by_side_by_what_was_found(call, refused, oracle_run, tmp_path
     assert (tmp_path / "c.png").stat().st_size > 1000
     for folder, size in ((one, 9), (two, 10)):
         config = {"data": {"seed": 0}, "codec": {"mean": {"steps": size}}, "seed": size}
+        config["hole"] = {} if size == 9 else {"side": 0.5}  # an option that only one of them has
         (folder / "config.json").write_text(json.dumps(config))
     status, text, _ = call("evaluate", "--compare", one, two, output)
     assert status == 0
     assert f"not of the same data: config.codec.mean.steps is 9 of {one}, 10 of {two}" in text
     assert "seed" not in text
+    assert "hole" not in text
     status, text, _ = call("evaluate", f"--compare={one}", "--sweep=temperature", output)
     assert status == 0
     assert "temperature 0.5" in text

@@ -22,6 +22,9 @@ from seqgan_jax.programs.start import compilation_cache
 from seqgan_jax.reporting import pictures
 from seqgan_jax.reporting.progress import Progress
 
+# Parts of a configuration that say what a run is judged by.
+_DATA = ("data", "codec", "hole", "oracle")
+
 
 def judge_samples(
     names: Sequence[str],
@@ -195,14 +198,13 @@ def _differences(names: Sequence[str]) -> list[str]:
 
     Some are meant to differ (how much of the data is used, say), so none is refused.
     """
-    found = [_data_settings(Path(name)) for name in names]
+    found = {name: _data_settings(Path(name)) for name in names}
     lines = []
-    for option in sorted(set().union(*found)):
-        values = [settings.get(option) for settings in found]
-        if any(value != values[0] for value in values):
-            told = ", ".join(
-                f"{value} of {name}" for name, value in zip(names, values, strict=True)
-            )
+    for option in sorted(set().union(*found.values())):
+        # A run of an earlier version may lack an option.
+        values = {name: known[option] for name, known in found.items() if option in known}
+        if len({json.dumps(value) for value in values.values()}) > 1:
+            told = ", ".join(f"{value} of {name}" for name, value in values.items())
             lines.append(f"not of the same data: config.{option} is {told}")
     return lines
 
@@ -213,15 +215,19 @@ def _data_settings(workdir: Path) -> dict[str, Any]:
         config = json.loads((workdir / "config.json").read_text())
     except (OSError, ValueError):
         return {}
-    left = [(part, config[part]) for part in ("data", "codec", "oracle") if part in config]
+    left = [(part, config[part]) for part in _DATA if part in config]
     settings = {}
     while left:
         option, value = left.pop()
         if isinstance(value, dict):
             left += [(f"{option}.{key}", inner) for key, inner in value.items()]
         else:
-            settings[option] = value
+            settings[option] = str(Path(value).resolve()) if _names_a_file(value) else value
     return settings
+
+
+def _names_a_file(value: Any) -> bool:
+    return isinstance(value, str) and "/" in value
 
 
 def _evaluated(name: str, swept: str | None) -> dict:

@@ -67,7 +67,9 @@ class Run:
         if not self.config.get("optimize_programs", True):
             compile_quickly()
         # Programs that don't train use what devices there are, whatever trained the run.
-        shared = {} if config is None else self.config.get("parallel", {})
+        shared = self.config.get("parallel", {})
+        if config is None:
+            shared = {"precision": shared.get("precision", "default")}
         layout = _layout(parallel.parse(shared))
         self.phases = schedule.parse(self.config.phases, trained_elsewhere(self.config))
         guard = schedule.parse_guard(self.config.get("guard", {}))

@@ -35,6 +35,8 @@ from seqgan_jax.training.steps import Steps
 VALIDATION = "validation"
 # Figures of every task.
 _FALLING = ("nll", "nll_reverse", "discriminator_loss")
+# Seconds of an update from which on the device waits for its figures to be read.
+_LONG = 1.0
 _SHOWN = ("nll", "nll_shuffled", "discriminator_accuracy")
 
 
@@ -51,11 +53,17 @@ class Interrupted(Exception):
 
 
 class _Diverged(Exception):
-    """So many updates in a row were not finite that the run goes back to its last checkpoint."""
+    """So many updates in a row were not finite that the run goes back to its last checkpoint.
 
-    def __init__(self, state: TrainState):
+    Attributes:
+      state: the newest, which may be of an update more.
+      what: how many updates these were, and when.
+    """
+
+    def __init__(self, state: TrainState, what: str):
         super().__init__()
         self.state = state
+        self.what = what
 
 
 class _Given(NamedTuple):
@@ -63,6 +71,7 @@ class _Given(NamedTuple):
 
     Attributes:
       done: updates of the phase with it.
+      step: updates of the run with it.
       found: what it gives beside the state, perhaps not computed yet.
       tokens: that it learns from.
       began: when its batch was asked for, a monotonic clock's seconds.
@@ -71,6 +80,7 @@ class _Given(NamedTuple):
     """
 
     done: int
+    step: int
     found: dict
     tokens: int
     began: float
@@ -142,6 +152,7 @@ class Loop:
         self._notice = ""  # the one that said that this machine will go
         self._step_times = StepTimes()
         self._read_at = -math.inf  # when the figures of an update were read last
+        self._took = 0.0  # seconds that it took
         self._watch = StallWatch(config.logging.stall_seconds)
         self._newest: Evaluation | None = None
         self.start: Callable[[], Sequence[Start]] | None = None
@@ -190,7 +201,7 @@ class Loop:
                     break
                 except _Diverged as diverged:
                     step = checkpoints.latest_step()
-                    state = self._back_to(step, diverged.state, checkpoints)
+                    state = self._back_to(step, diverged, checkpoints)
         finally:
             for which, handler in before.items():
                 signal.signal(which, handler)
@@ -204,21 +215,18 @@ class Loop:
         return checkpoints.restore(step, shapes(self.initial_state()))
 
     def _back_to(
-        self, step: int | None, broken: TrainState, checkpoints: Checkpoints
+        self, step: int | None, diverged: _Diverged, checkpoints: Checkpoints
     ) -> TrainState:
         """The last checkpoint's state in the phase that broke, with smaller learning rates.
 
         Raises:
           UserError: where the phase has gone back too often.
         """
-        index = int(broken.phase)
-        name, safety = self.phases[index].name, broken.safety
+        index = int(diverged.state.phase)
+        name, safety = self.phases[index].name, diverged.state.safety
         times = int(safety.rollbacks.max()) + 1
         scale = float(safety.scale.min()) * self.guard.backoff
-        what = (
-            f"phase {name}: {int(safety.in_a_row.max())} updates in a row up to step "
-            f"{int(broken.step)} had a loss or a gradient that is not finite"
-        )
+        what = f"phase {name}: {diverged.what} had a loss or a gradient that is not finite"
         if times > self.guard.limit:
             raise UserError(
                 f"config.guard.limit: {what}, after going back {times - 1} times; the last "
@@ -316,7 +324,7 @@ class Loop:
         band = phase.discriminator.band if phase.discriminator else ()
         held = self._held_out_batch() if band else None
         programs = {network: phase.step_of(network) for network in phase.networks}
-        collapsed, compiled, given = False, set(), collections.deque()
+        collapsed, compiled, ahead, given = False, set(), {}, collections.deque()
         if phase.stop.regain and not done:
             state = self._remembered(state, phase)
         step = int(state.step)
@@ -331,12 +339,14 @@ class Loop:
                     state = self.steps.hold(state, held, band=band)
                 self._watch.at(f"phase {phase.name}, its step {done + 1}, {network}")
                 began = time.monotonic()
-                batch = next(batches[network])
-                idle = not given or _ready(given[-1].found)
-                waiting = time.monotonic() - began if idle else 0.0
+                batch = ahead.pop(network, None) or next(batches[network])
+                if isinstance(batch, UserError):
+                    raise batch
                 program = programs[network]
+                waiting = time.monotonic() - began
                 rewarded = ()
                 if self.reward and network == "generator" and phase.uses_rewards:
+                    self._told(given, 0, state)
                     try:
                         rewarded = self._rewarded(state, batch, program)
                     except UserError:
@@ -351,8 +361,17 @@ class Loop:
                 tokens = phase.sources(network) * phase.targets * self.task.length
                 tokens *= len(self._seeds)
                 timed = network in compiled
-                given.append(_Given(done + 1, found, tokens, began, waiting, timed))
+                given.append(_Given(done + 1, step + 1, found, tokens, began, waiting, timed))
                 compiled.add(network)
+                if done + 1 < phase.steps:  # made while the device works
+                    asked = time.monotonic()
+                    try:
+                        ahead[network] = next(batches[network])
+                    except UserError as error:  # when it is needed, this step being saved
+                        ahead[network] = error
+                    if _ready(found):  # it stands still in the time of the update that is read next
+                        waited = given[0].waiting + time.monotonic() - asked
+                        given[0] = given[0]._replace(waiting=waited)
             else:
                 state, scalars = self._calibrated(state)
                 log.scalars(step + 1, phase.name, scalars)
@@ -361,8 +380,10 @@ class Loop:
             regular = due or done % self.config.logging.checkpoint_every == 0
             logged = network and phase.first_in_window(done - 1, self.config.logging.every)
             # The device has its next update before the figures of this one are read, unless they
-            # are of use at once.
+            # are of use at once, or an update takes so long that nothing is gained; and several
+            # processes have to agree after every update.
             at_once = regular or logged or self.guard.stop or done in profile.edges
+            at_once = at_once or self._took > _LONG or processes.count() > 1
             told, scalars = self._told(given, 0 if at_once else 1, state)
             warning = self._collapse_of_entropy(told)
             due = due or (bool(warning) and self.guard.stop)
@@ -422,14 +443,14 @@ class Loop:
             update = given.popleft()
             told, scalars = _read(jax.device_get(update.found))
             now = time.monotonic()
+            self._took, self._read_at = now - max(update.began, self._read_at), now
             if update.timed:
-                seconds = now - max(update.began, self._read_at)
-                self._step_times.add(seconds, min(update.waiting, seconds), update.tokens)
-            self._read_at = now
+                self._step_times.add(self._took, update.waiting, update.tokens)
             shown = {name: scalars[name] for name in _headline(scalars)}
             self.progress.update(update.done, shown, update.tokens)
             if told["in_a_row"] >= self.guard.patience:
-                raise _Diverged(state)
+                many = f"{int(told['in_a_row'])} updates in a row up to step {update.step}"
+                raise _Diverged(state, many)
         return told, scalars
 
     def _rewarded(self, state: TrainState, batch: dict, program: Phase) -> tuple:

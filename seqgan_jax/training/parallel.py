@@ -36,7 +36,6 @@ MODES = ("jit", "pmap")
 PRECISIONS = {
     "default": None,
     "float32": "highest",
-    "tensorfloat32": "TF32_TF32_F32",
     "bfloat16": "BF16_BF16_F32",
 }
 # Which dimension is the vocabulary's, by the ends of parameters' paths.
@@ -58,7 +57,7 @@ class Options:
       shard_above: arrays of the state with more entries than this are split over 'data' too; 0 for
         none.
       precision: what the factors of matrix products are rounded to, of `PRECISIONS`; 'default' is
-        the device's own choice. CPUs compute in float32 whatever it says, and convolutions follow
+        the device's own choice. CPUs compute in float32 whatever this says, and convolutions follow
         'default' and 'float32' alone.
     """
 

@@ -81,19 +81,18 @@ def on_first(function: Callable[..., None]) -> Callable[..., None]:
 def stop_after(step: int, number: int) -> int:
     """The signal for which all processes stop after a step, or 0.
 
-    All must call it after every step that their devices were given, when the step before is done.
-    The first that got a signal names the next step but one: the others can't be through with the
-    next before it has told them, since they compute it together.
+    All must call it after every step. The first that got a signal names the next step: the others
+    can't be through with that before it has told them, since they compute it together.
 
     Args:
-      step: the number of the step that was given last.
+      step: the number of the step that was done last.
       number: the signal that this process got, or 0.
     """
     if count() == 1:
         return number
     if number:
         try:
-            _client().key_value_set(_STOP, f"{step + 2} {number}")
+            _client().key_value_set(_STOP, f"{step + 1} {number}")
         except Exception as error:
             if "ALREADY_EXISTS" not in str(error):
                 raise

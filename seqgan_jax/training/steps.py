@@ -450,7 +450,11 @@ class Steps:
 
         trains, accuracy = state.ratio.trains, state.ratio.accuracy
         state, metrics = jax.lax.cond(trains, learn, skip)
-        return state, metrics | {"held_out_accuracy": accuracy, "turn": trains.astype(jnp.float32)}
+        # The mean over devices of what all of them have: no step is done before all were given it,
+        # as `processes.stop_after` takes for granted.
+        total = self.layout.rows.total
+        turn = total(trains.astype(jnp.float32)) / total(jnp.ones(()))
+        return state, metrics | {"held_out_accuracy": accuracy, "turn": turn}
 
     def _hold(self, state: TrainState, batch, *, band: tuple[float, float]) -> TrainState:
         """Measures the discriminator on held-out pairs, and decides whether its turns are taken.

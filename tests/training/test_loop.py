@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import runpy
 import shutil
 import signal
@@ -410,8 +411,12 @@ def seldom(small):
     return types.SimpleNamespace(config=config, **same)
 
 
-def test_the_device_has_its_next_update_before_figures_are_read(seldom, small, tmp_path):
-    """And is waited for where a checkpoint is due, every third update, or a record is."""
+@pytest.mark.parametrize("long", [math.inf, -1.0])
+def test_the_device_has_its_next_update_before_figures_are_read(seldom, small, tmp_path, long):
+    """And is waited for where a checkpoint is due, every third update, or a record is.
+
+    Always where an update takes long.
+    """
     phase = dataclasses.replace(small.phases[0], stop=Stop(), steps=8, evaluate_every=8)
     events, given = [], small.steps.train_step
     with pytest.MonkeyPatch.context() as patch:
@@ -419,13 +424,15 @@ def test_the_device_has_its_next_update_before_figures_are_read(seldom, small, t
         patch.setattr(loop_module, "_read", lambda found: events.append("read") or told_of(found))
         count = lambda *args, **kwargs: events.append("give") or given(*args, **kwargs)
         patch.setattr(small.steps, "train_step", count)
+        patch.setattr(loop_module, "_LONG", long)
         state, _ = run_in(seldom, tmp_path / "seldom", None, (phase,))
-    assert events == [
+    late = [
         *("give", "read"),
         *("give", "give", "read", "read"),
         *("give", "give", "read", "give", "read", "read"),
         *("give", "give", "read", "read"),
     ]
+    assert events == (late if long > 0 else 8 * ["give", "read"])
     wanted, _ = run_in(small, tmp_path / "often", None, (phase,))
     jax.tree.map(np.testing.assert_array_equal, state, wanted)
     rows, others = (timeless(tmp_path / name) for name in ("seldom", "often"))
@@ -436,15 +443,19 @@ def test_the_device_has_its_next_update_before_figures_are_read(seldom, small, t
 
 
 def test_a_run_that_reads_figures_late_is_interrupted_and_goes_back_alike(
-    seldom, small, tmp_path, signal_at
+    seldom, small, tmp_path, signal_at, monkeypatch
 ):
+    monkeypatch.setattr(loop_module, "_LONG", math.inf)
     phase = dataclasses.replace(small.phases[0], stop=Stop(), steps=8, evaluate_every=8)
     signal_at(signal.SIGINT, phase.name, 4)
     with pytest.raises(Interrupted, match="saved at step 5"):  # which the device had already
         run_in(seldom, tmp_path, None, (phase,))
     assert set(kept(tmp_path)) == {3, 5}
     state, told = run_in(seldom, tmp_path, Poisoned(small.task, {5, 6}, 2), (phase,))
-    assert "going back to step 5 with learning rates times 0.5" in told.getvalue()
+    assert (
+        "2 updates in a row up to step 7 had a loss or a gradient that is not finite; going back "
+        "to step 5 with learning rates times 0.5"
+    ) in told.getvalue()
     assert (int(state.step), int(state.safety.rollbacks)) == (8, 1)
 
 
