@@ -12,8 +12,7 @@ baseline of the same seed has at any temperature: where it is below in both dive
 temperature of the baseline reaches it. They have the values of the seeds (`each`) and a second
 standard error, with the sampling error of a seed's sequences in it, since all seeds may have been
 judged by the same. `at_equal/...` says how much less reverse divergence the model's curve has at
-the forward divergence that the baseline has at a temperature; `area` what lies between the curves'
-frontiers, see `evaluation.densities`.
+the forward divergence that the baseline has at a temperature; `area` what lies between the curves.
 """
 
 import math
@@ -37,8 +36,11 @@ PICTURE = flags.DEFINE_string("picture", None, "The PNG of the curves' means to 
 def main(_):
     if not MODEL.value:
         raise app.UsageError("--model: none given; name RUN:CHECKPOINT")
+    judged: dict[tuple, str] = {}
     try:
-        models = {model: [points(model, seed) for seed in SEEDS.value] for model in MODEL.value}
+        models = {
+            model: [points(model, seed, judged) for seed in SEEDS.value] for model in MODEL.value
+        }
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -62,11 +64,16 @@ def main(_):
         pictures.tradeoff(curves, axes, PICTURE.value)
 
 
-def points(model: str, seed: str) -> sweep.Points:
+def points(model: str, seed: str, judged: dict[tuple, str]) -> sweep.Points:
     """A curve of `evaluation.json`.
 
+    Args:
+      model: as the flag has it.
+      seed: of the run.
+      judged: by what the curves so far were judged, and the first run of each; written into.
+
     Raises:
-      UserError: there is none of that run and checkpoint.
+      UserError: there is none of that run and checkpoint, or it was judged by other sequences.
     """
     run, _, checkpoint = model.replace("{seed}", seed).rpartition(":")
     found = sweep.read(Path(run) / "evaluation.json") or {"checkpoints": {}}
@@ -76,11 +83,18 @@ def points(model: str, seed: str) -> sweep.Points:
             f"python evaluate.py --workdir={run} --sweep=temperature --checkpoint={checkpoint}"
         )
     curve = found["checkpoints"][checkpoint]["points"]
-    return {point["temperature"]: metrics(point["metrics"]) for point in curve}
+    curve = {point["temperature"]: metrics(point["metrics"]) for point in curve}
+    judged.setdefault((found["split"], curve[1.0]["forward_kl"].n), run)
+    if len(judged) > 1:
+        told = " and ".join(f"{n:,} of {split} ({run})" for (split, n), run in judged.items())
+        raise UserError(f"--model: judged by different sequences: {told}; evaluate them alike")
+    return curve
 
 
 def mean(curves: list[sweep.Points]) -> sweep.Points:
-    """Means over the seeds, with their standard errors."""
+    """Means over the seeds, with their standard errors; a single one as it is."""
+    if len(curves) == 1:
+        return curves[0]
     return {
         t: {
             name: Metric.mean((curve[t][name].value for curve in curves), figure.unit)
@@ -93,14 +107,21 @@ def mean(curves: list[sweep.Points]) -> sweep.Points:
 def compare(baseline, starts, model, curves):
     """The lines of one model against the baseline."""
     told = {"model": model, "baseline": baseline}
-    for name in Oracle.sweep[:2]:
-        each, sampled = [], 0.0
-        for start, curve in zip(starts, curves, strict=True):
-            least = min((figures[name] for figures in start.values()), key=lambda x: x.value)
-            own = curve[1.0][name]
-            each.append(least.value - own.value)
-            sampled = max(sampled, math.hypot(least.stderr, own.stderr))
-        below = Metric.mean(each, own.unit)
+    axes = Oracle.sweep[:2]
+    found = [
+        sweep.comparisons({baseline: start, model: curve}, axes)[model]
+        for start, curve in zip(starts, curves, strict=True)
+    ]
+    for name in axes:
+        each = [own["below"][name] for own in found]
+        below = Metric.mean(each, curves[0][1.0][name].unit)
+        sampled = max(
+            math.hypot(
+                min((figures[name] for figures in start.values()), key=lambda x: x.value).stderr,
+                curve[1.0][name].stderr,
+            )
+            for start, curve in zip(starts, curves, strict=True)
+        )
         print_line(
             f"below/{name}",
             below.value,
@@ -110,16 +131,12 @@ def compare(baseline, starts, model, curves):
             stderr=rounded(below.stderr),
             stderr_with_sampling=rounded(math.hypot(below.stderr or 0.0, sampled)),
         )
-    found = [
-        sweep.comparisons({baseline: start, model: curve}, Oracle.sweep[:2])[model]
-        for start, curve in zip(starts, curves, strict=True)
-    ]
     for temperature in starts[0]:
         each = [own["at_equal"].get(temperature) for own in found]
         if None not in each:
             less = Metric.mean(each, "nats/token")
             told_at = {**told, "temperature": temperature, "stderr": rounded(less.stderr)}
-            print_line(f"at_equal/{Oracle.sweep[1]}", less.value, less.unit, **told_at)
+            print_line(f"at_equal/{axes[1]}", less.value, less.unit, **told_at)
     areas = [own["area"] for own in found]
     if None not in areas:  # they may share no forward divergence
         area = Metric.mean(areas, "")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -249,10 +250,15 @@ def test_oracle(monkeypatch, capsys, tmp_path):
     equal = [line for line in lines if line["name"] == "at_equal/reverse_kl"]
     assert [line["configuration"]["temperature"] for line in equal] == [1.0, 0.5]
     assert [line["figure"] for line in equal] == pytest.approx([0.6, 0.6])
-    with flagsaver.flagsaver(**asked | {"seeds": ["0", "2"]}), pytest.raises(SystemExit) as stopped:
-        oracle.main(["oracle"])
-    assert stopped.value.code == 2
-    assert "no curve of last" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "start-0", tmp_path / "start-3")
+    text = (tmp_path / "start-0" / "evaluation.json").read_text()
+    (tmp_path / "start-3" / "evaluation.json").write_text(text.replace('"test"', '"validation"'))
+    for seed, words in (("2", "no curve of last"), ("3", "judged by different sequences")):
+        asked["seeds"] = ["0", seed]
+        with flagsaver.flagsaver(**asked), pytest.raises(SystemExit) as stopped:
+            oracle.main(["oracle"])
+        assert stopped.value.code == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["ablation", "speech"])

@@ -773,6 +773,33 @@ def test_bad_oracles(refused, tmp_path, option, value, words):
     assert not (tmp_path / "config.json").exists()
 
 
+def test_the_papers_recipe_is_the_papers():
+    config = runpy.run_path(str(ROOT / "configs" / "oracle.py"))["get_config"]("paper")
+    epoch = config.data.train_size // 64
+    pretraining, judging, rounds = (config.phases[name] for name in config.phases.order)
+    assert (pretraining.steps, pretraining.batch_size) == (120 * epoch, 64)
+    # An update of the discriminator sees 32 real and 32 generated sequences.
+    assert judging.steps * judging.batch_size == 50 * 3 * 64 * epoch
+    update = rounds.generator
+    assert (update.updates, update.num_rollouts, update.rollout_decay) == (1, 16, 0.8)
+    assert rounds.discriminator.updates * rounds.discriminator.batch_size == 5 * 3 * 64 * epoch
+    assert rounds.steps == 200 * (1 + rounds.discriminator.updates)
+    # The loss is summed over the batch and time; ours is a mean of this many tokens.
+    assert update.policy_gradient == rounds.batch_size * config.data.length
+    assert (update.learning_rate, rounds.discriminator.learning_rate, config.clip) == (
+        0.01, 1e-4, 5.0
+    )  # fmt: skip
+    judge = config.discriminator
+    assert dict(zip(judge.widths, judge.filters, strict=True)) == {
+        1: 100, 2: 200, 3: 200, 4: 200, 5: 200, 6: 100, 7: 100, 8: 100, 9: 100, 10: 100,
+        15: 160, 20: 160,
+    }  # fmt: skip
+    assert (judge.embedding_size, judge.gate_bias, judge.dropout, judge.l2) == (64, -2, 0.25, 0.2)
+    generator = config.generator
+    sizes = generator.embedding_size, generator.hidden_size, generator.num_layers
+    assert (*sizes, generator.init_scale, generator.noise_size) == (32, 32, 1, 0.1, 0)
+
+
 @pytest.mark.parametrize("variant", ["default", "paper", "smoke"])
 def test_oracle_variants_are_whole(variant):
     config = runpy.run_path(str(ROOT / "configs" / "oracle.py"))["get_config"](variant)

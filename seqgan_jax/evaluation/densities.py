@@ -104,6 +104,18 @@ def gap(curve: Curve, point: tuple[float, float]) -> float:
     return frontier(curve, forward) - reverse
 
 
+def least_at(curve: Curve, forward: float) -> float | None:
+    """The least reverse KL where a curve, linear between its points, has a forward KL, or None.
+
+    A curve may have it twice: forward KL can fall with the temperature and rise again.
+    """
+    found = []
+    for (f0, r0), (f1, r1) in itertools.pairwise(curve):
+        if min(f0, f1) <= forward <= max(f0, f1):
+            found.append(min(r0, r1) if f0 == f1 else r0 + (r1 - r0) * (forward - f0) / (f1 - f0))
+    return min(found, default=None)
+
+
 class Area(NamedTuple):
     """What lies between two curves.
 
@@ -119,15 +131,15 @@ class Area(NamedTuple):
 
 
 def area(baseline: Curve, curve: Curve, *, steps: int = 10_000) -> Area:
-    """The area by which a curve's frontier lies below the baseline's, over what both cover.
+    """The area by which a curve lies below the baseline, over the forward KL that both have.
 
-    The integral of frontier(baseline) - frontier(curve) over their shared range of forward KL, by
-    the midpoint rule; parts where the baseline is the lower one count negatively.
+    The integral of `least_at` of the baseline less that of the curve, by the midpoint rule; parts
+    where the baseline is the lower one count negatively.
     """
     low = max(min(forward for forward, _ in c) for c in (baseline, curve))
     high = min(max(forward for forward, _ in c) for c in (baseline, curve))
     if not low < high:
         return Area(None, low, high)
     places = low + (high - low) * (np.arange(steps) + 0.5) / steps
-    below = [gap(baseline, (place, frontier(curve, place))) for place in places]
+    below = [least_at(baseline, place) - least_at(curve, place) for place in places]
     return Area(float(np.mean(below) * (high - low)), low, high)

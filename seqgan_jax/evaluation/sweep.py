@@ -1,6 +1,5 @@
 """Figures at every temperature: what is compared of them, and their place in `evaluation.json`."""
 
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -28,41 +27,34 @@ def comparisons(curves: Mapping[str, Points], axes: Sequence[str]) -> dict[str, 
 
     Returns:
       For every other checkpoint `baseline` (the first's name), `area`, `low` and `high` (the range
-      of the first figure that both curves cover), `gaps`, by which its point at temperature 1
-      lies below the baseline's curve in each figure at no higher other, None where there is no
-      such number; and `at_equal`, by the baseline's temperatures, by how much its curve, linear
+      of the first figure that both curves cover); `below`, by how much its point at temperature 1
+      has less of each figure than the baseline has at any temperature; `gaps`, by which that point
+      lies below the baseline's curve in each figure at no higher other, None where the curve has
+      no other as low; and `at_equal`, by the baseline's temperatures, by how much its curve, linear
       between its points, has less of the second figure than the baseline's curve at the first
-      figure that the baseline has there; the least, where a curve has it twice. `area` and `gaps`
-      are of the lowest at no higher first figure: past a curve's lowest point they say nothing, and
-      `at_equal` does.
+      figure that the baseline has there; the least, where a curve has it twice.
     """
     (first, baseline), *others = curves.items()
     found = {}
     for name, points in others:
-        below = densities.area(curve(baseline, axes), curve(points, axes))
+        between = densities.area(curve(baseline, axes), curve(points, axes))
+        below = {
+            axis: min(figures[axis].value for figures in baseline.values())
+            - points[1.0][axis].value
+            for axis in axes
+        }
         gaps = {}
         for x, y in (axes, axes[::-1]):
             gap = densities.gap(curve(baseline, (x, y)), *curve({1.0: points[1.0]}, (x, y)))
             gaps[y] = gap if math.isfinite(gap) else None
         at_equal = {}
         for t, (x, _) in zip(baseline, curve(baseline, axes), strict=True):
-            least = _least_at(x, curve(points, axes))
+            least = densities.least_at(curve(points, axes), x)
             if least is not None:
-                at_equal[t] = _least_at(x, curve(baseline, axes)) - least
-        found[name] = {"baseline": first, **below._asdict(), "gaps": gaps, "at_equal": at_equal}
+                at_equal[t] = densities.least_at(curve(baseline, axes), x) - least
+        told = {"baseline": first, **between._asdict(), "below": below}
+        found[name] = told | {"gaps": gaps, "at_equal": at_equal}
     return found
-
-
-def _least_at(x: float, points: Sequence[tuple[float, float]]) -> float | None:
-    """The least second figure where a curve, linear between its points, has x; None if nowhere.
-
-    A curve may have it twice: the first figure can fall with the temperature and rise again.
-    """
-    found = []
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if min(x0, x1) <= x <= max(x0, x1):
-            found.append(min(y0, y1) if x0 == x1 else y0 + (y1 - y0) * (x - x0) / (x1 - x0))
-    return min(found, default=None)
 
 
 def lines(curves: Mapping[str, Points], shown: Sequence[str]) -> list[str]:
@@ -100,6 +92,11 @@ def lines(curves: Mapping[str, Points], shown: Sequence[str]) -> list[str]:
             for figure, gap in found["gaps"].items()
         )
         text.append(f"{line}; at temperature 1 by {' and by '.join(gaps)}")
+        below = " and ".join(f"{gap:.4f} in {figure}" for figure, gap in found["below"].items())
+        text.append(
+            f"at temperature 1 {name} is below the least that {found['baseline']} has at any "
+            f"temperature by {below}"
+        )
         if found["at_equal"]:
             gaps = ", ".join(f"{gap:.4f} ({t:g})" for t, gap in found["at_equal"].items())
             text.append(

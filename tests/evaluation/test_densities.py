@@ -135,3 +135,6 @@ def test_area_between_parallel_lines_and_crossing_ones():
     assert area([(0, 1), (1, 0)], [(0, 0.5), (1, 0.5)]).area == pytest.approx(0, abs=1e-6)
     assert area([(0, 1), (1, 0)], [(0, 0.5), (0.5, 0.5)]).area == pytest.approx(1 / 8, abs=1e-6)
     assert area(line(0, 0, 1), line(0, 2, 3)).area is None
+    # Beyond its lowest point a curve rises: half of 1 x 1/2 below the flat line, and then above it.
+    flat, rising = [(0, 1), (2, 1)], [(0, 0.5), (1, 0.5), (2, 3)]
+    assert area(flat, rising).area == pytest.approx(0.5 - 0.75, abs=1e-6)

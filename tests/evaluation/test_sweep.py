@@ -35,6 +35,8 @@ def test_comparisons_with_the_first():
     # (2, 1.5): the baseline has 2 at forward 2, and forward 2.5 at reverse 1.5.
     assert gan["gaps"] == pytest.approx({"reverse_kl": 0.5, "forward_kl": 0.5})
     assert gan["at_equal"] == pytest.approx({0.5: 0.5, 1.0: 0.5, 1.5: 0.5})
+    # The least that the baseline has are 1 and 1, at other temperatures.
+    assert gan["below"] == pytest.approx({"forward_kl": -1.0, "reverse_kl": -0.5})
     far = found["far"]
     assert far["area"] is None
     assert far["at_equal"] == {}
@@ -70,6 +72,7 @@ def test_lines_name_everything():
         "gan lies below mle by an area of 1.0000",
         "0.5000 in reverse_kl and by 0.5000 in forward_kl",
         "far and mle have no forward_kl in common",
+        "far is below the least that mle has at any temperature by 0.2000 in forward_kl and -7.00",
         "reverse_kl beyond compare",
         "that mle has at a temperature, gan has less reverse_kl by 0.5000 (0.5), 0.5000 (1)",
     ):
