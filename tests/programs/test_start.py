@@ -47,7 +47,7 @@ def test_help_fits_a_screen(shown, name):
 
 def test_help_tells_choices_and_defaults(shown):
     text = "\n".join(shown("generate.py", "-h"))
-    assert re.search(r"--format +<text\|json>: .*\[text\]", text)
+    assert re.search(r"--format +<text\|lines\|json>: .*\[text\]", text)
     assert re.search(r"--temperature +.*\[1\.0\]", text)
     text = "\n".join(shown("evaluate.py", "--help"))
     assert "--[no]calibrate" in text
