@@ -93,8 +93,8 @@ def work(config: ml_collections.ConfigDict, setting: settings.Setting) -> dict:
     scoring = setting.batch * update.num_rollouts * (length - 1) * (pooled + highway)
     size = 2 * config.phases.adversarial.discriminator.batch_size
     return {
-        "generator": (writing + 2 * scoring, tokens * vocabulary),
-        "discriminator": (6 * size * (pooled + highway), 0),
+        "generator": {"operations": writing + 2 * scoring, "exponentials": tokens * vocabulary},
+        "discriminator": {"operations": 6 * size * (pooled + highway), "exponentials": 0},
     }
 
 
@@ -119,8 +119,8 @@ def main(argv):
     state = steps.begin_phase(steps.init(0, batches["generator"]), 0, phase)
     counted = work(config, setting) if paper else {}
     floor = {
-        name: operations / limits["flops"] + exponentials / limits["exps"]
-        for name, (operations, exponentials) in counted.items()
+        name: each["operations"] / limits["flops"] + each["exponentials"] / limits["exps"]
+        for name, each in counted.items()
     }
 
     def report(name, seconds, floor, **details):
@@ -148,7 +148,6 @@ def main(argv):
             times.append(time.perf_counter() - began)
         medians[name] = float(np.median(times[1:]))
         sequences = len(batches[name]["weight"])
-        told = dict(zip(("operations", "exponentials"), counted.get(name, ()), strict=False))
         parameters = sum(x.size for x in jax.tree.leaves(getattr(state, name).params))
         report(
             name,
@@ -157,7 +156,7 @@ def main(argv):
             fastest_ms=round(1e3 * min(times[1:]), 2),
             sequences=sequences,
             sequences_per_second=round(sequences / medians[name], 1),
-            **told,
+            **counted.get(name, {}),
             # Adam reads parameters, two moments and the gradient, and writes all but the last.
             bytes=7 * 4 * parameters,
             compile_seconds=round(compile_seconds, 1),

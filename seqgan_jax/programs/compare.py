@@ -21,6 +21,7 @@ from seqgan_jax.programs.run import Run, parts
 from seqgan_jax.programs.start import compilation_cache
 from seqgan_jax.reporting import pictures
 from seqgan_jax.reporting.progress import Progress
+from seqgan_jax.reporting.record import flat
 
 # Parts of a configuration that say what a run is judged by.
 _DATA = ("data", "codec", "hole", "oracle")
@@ -215,15 +216,11 @@ def _data_settings(workdir: Path) -> dict[str, Any]:
         config = json.loads((workdir / "config.json").read_text())
     except (OSError, ValueError):
         return {}
-    left = [(part, config[part]) for part in _DATA if part in config]
-    settings = {}
-    while left:
-        option, value = left.pop()
-        if isinstance(value, dict):
-            left += [(f"{option}.{key}", inner) for key, inner in value.items()]
-        else:
-            settings[option] = str(Path(value).resolve()) if _names_a_file(value) else value
-    return settings
+    settings = flat({part: config[part] for part in _DATA if part in config})
+    return {
+        option: str(Path(value).resolve()) if _names_a_file(value) else value
+        for option, value in settings.items()
+    }
 
 
 def _names_a_file(value: Any) -> bool:

@@ -8,8 +8,9 @@ import jax
 import ml_collections
 
 from seqgan_jax.errors import UserError
-from seqgan_jax.programs.run import Run, flat
+from seqgan_jax.programs.run import Run
 from seqgan_jax.reporting import html_report, model_card
+from seqgan_jax.reporting.record import flat
 from seqgan_jax.training.phases import NETWORKS
 
 

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from seqgan_jax.programs.run import Run, flat, refuse_another
+from seqgan_jax.programs.run import Run, refuse_another
 from seqgan_jax.programs.start import compilation_cache
 from seqgan_jax.reporting.compile_time import CompileTime
 from seqgan_jax.reporting.progress import Progress
+from seqgan_jax.reporting.record import flat
 from seqgan_jax.training.phases import NETWORKS, Phase
 
 # Timed updates of one kind, of which the shortest counts; one is enough where it takes long.

@@ -19,6 +19,7 @@ from seqgan_jax.files import replace_file
 from seqgan_jax.models import build
 from seqgan_jax.programs.start import compile_quickly
 from seqgan_jax.reporting.progress import Progress
+from seqgan_jax.reporting.record import flat
 from seqgan_jax.training import external, parallel, processes, replicas
 from seqgan_jax.training import phases as schedule
 from seqgan_jax.training.checkpoint import Checkpoints, place, shapes, steps_in
@@ -354,18 +355,6 @@ def _tuples(tree):
     if isinstance(tree, dict):
         return {key: _tuples(value) for key, value in tree.items()}
     return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
-
-
-def flat(config: ml_collections.ConfigDict) -> dict:
-    return dict(_leaves(config, ""))
-
-
-def _leaves(config, prefix):
-    for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _may_change(name: str) -> bool:

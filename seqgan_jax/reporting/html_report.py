@@ -16,7 +16,7 @@ from seqgan_jax.reporting import artefacts, charts
 from seqgan_jax.reporting.artefacts import scrolled, value_text
 from seqgan_jax.reporting.markup import document, tag
 from seqgan_jax.reporting.metrics_log import write_atomically
-from seqgan_jax.reporting.record import Record, Stage, figure_rows, phase_rows, read
+from seqgan_jax.reporting.record import Record, Stage, figure_rows, flat, phase_rows, read
 
 FILE_NAME = "report.html"
 VALIDATION = "validation/"  # how the names of figures on validation data begin
@@ -343,7 +343,7 @@ def _duration(seconds: float) -> str:
 
 
 def _configuration(run: Record) -> list[Element]:
-    rows = [(name, [value_text(value)]) for name, value in _leaves(run.config)]
+    rows = [(name, [value_text(value)]) for name, value in flat(run.config).items()]
     table = _table("config.json", ["option", "value"], rows, text=(1,))
     found = [tag("details", tag("summary", f"All {len(rows)} settings"), table)]
     try:
@@ -355,25 +355,17 @@ def _configuration(run: Record) -> list[Element]:
 
 
 def _differences(runs: Sequence[Record]) -> list[Element]:
-    flat = [dict(_leaves(run.config)) for run in runs]
-    names = dict.fromkeys(name for leaves in flat for name in leaves)
+    settings = [flat(run.config) for run in runs]
+    names = dict.fromkeys(name for own in settings for name in own)
     rows = []
     for name in names:
-        values = [leaves.get(name, "not there") for leaves in flat]
+        values = [own.get(name, "not there") for own in settings]
         if any(value != values[0] for value in values):
             rows.append((name, [value_text(value) for value in values]))
     if not rows:
         return [_nothing("The runs have the same settings.")]
     head = ["option", *_titles(runs)]
     return [_table("Settings that differ", head, rows, text=tuple(range(1, len(head))))]
-
-
-def _leaves(tree: Mapping, prefix: str = ""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 # Parts.

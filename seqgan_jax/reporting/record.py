@@ -4,8 +4,9 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import ml_collections
 from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event
 
@@ -132,6 +133,17 @@ def read(workdir: Path) -> Record:
         workdir, workdir.resolve().name, config, read_metrics(workdir), [], _stages(workdir), {}
     )
     return record._replace(judgements=_judgements(record), timings=_timings(workdir, record.spans))
+
+
+def flat(config: Mapping) -> dict[str, Any]:
+    """The settings of a configuration, or of one that was read from JSON, by their whole names."""
+    settings = {}
+    for name, value in config.items():
+        if isinstance(value, dict | ml_collections.ConfigDict):
+            settings |= {f"{name}.{inner}": own for inner, own in flat(value).items()}
+        else:
+            settings[name] = value
+    return settings
 
 
 def phase_rows(run: Record) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -35,9 +35,9 @@ from seqgan_jax.training.steps import Steps
 VALIDATION = "validation"
 # Figures of every task.
 _FALLING = ("nll", "nll_reverse", "discriminator_loss")
+_SHOWN = ("nll", "nll_shuffled", "discriminator_accuracy")
 # Seconds of an update from which on the device waits for its figures to be read.
 _LONG = 1.0
-_SHOWN = ("nll", "nll_shuffled", "discriminator_accuracy")
 
 
 class Interrupted(Exception):
