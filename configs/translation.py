@@ -34,6 +34,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.clip = 5.0
 
     config.data = ml_collections.ConfigDict()
+    config.data.source = "phrases"
     config.data.path = config_dict.placeholder(str)
     config.data.source_language = "en"
     config.data.target_language = "de"
@@ -222,6 +223,7 @@ def _smoke(config):
 
 def _multi30k(config):
     """Tens of thousands of short sentences, German to English."""
+    config.data.source = "path"
     config.data.source_language = "de"
     config.data.target_language = "en"
     config.codec.max_size = 8000
@@ -268,8 +270,7 @@ def _transformer(config):
     config.generator.dropout = 0.3
     # The discriminator's LSTM can't start with a Transformer's layers: its source encoder does.
     config.discriminator.likelihood = False
-    config.phases.align.update(steps=7000, evaluate_every=500)
-    config.phases.align.generator.update(optimizer="adam", learning_rate=5e-4, warmup=1000)
+    config.phases.align.update(steps=2500, evaluate_every=625)
     config.phases.pretrain_generator.generator.update(learning_rate=1e-4)
 
 

@@ -8,7 +8,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -135,16 +135,15 @@ class TextCodec:
             'character': all characters, any script. 'sentencepiece': pieces of words.
             'regex:PATTERN': the most frequent matches; when decoded they are joined by spaces if
             white space stands between any two of the corpus.
-          max_size: the largest number of tokens, the four special ones included; for
-            'sentencepiece' the exact number. None sets no limit (not for 'sentencepiece').
+          max_size: the largest number of tokens, the four special ones included; of pieces there
+            are as many, or as the texts give. None sets no limit (not for 'sentencepiece').
           min_count: a word or character seen less often is unknown. Not for 'sentencepiece'.
           seed: of SentencePiece's choice of sentences where there are over a million.
           lowercase: whether to lower-case all text.
 
         Raises:
           UserError: for an empty corpus, an unknown kind, a pattern that is no regular expression
-            or matches nothing, more characters than `max_size`, or a number of pieces that the
-            corpus can't give.
+            or matches nothing, or more characters than `max_size`.
         """
         split = _splitter(kind)
         if max_size is not None and max_size <= len(SPECIAL):
@@ -197,39 +196,17 @@ class TextCodec:
         texts = [text for text in texts if text]
         if not texts:
             raise UserError("the training texts are all empty: no vocabulary can be built")
-        sentencepiece.set_random_generator_seed(seed)
-        model = io.BytesIO()
         try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
-                model_writer=model,
-                vocab_size=max_size,
-                normalization_rule_name="identity",
-                input_sentence_size=1_000_000,
-                max_sentence_length=1 << 16,
-                # Its default leaves rare letters unknown, and an unknown one can't be written.
-                character_coverage=1.0,
-                split_digits=True,
-                num_threads=4,  # fixed: the pieces must not depend on the machine
-                pad_id=PAD,
-                bos_id=BOS,
-                eos_id=EOS,
-                unk_id=UNK,
-                pad_piece=SPECIAL[PAD],
-                bos_piece=SPECIAL[BOS],
-                eos_piece=SPECIAL[EOS],
-                unk_piece=SPECIAL[UNK],
-                unk_surface=SPECIAL[UNK],
-                minloglevel=2,
-            )
+            model = _trained_pieces(texts, max_size, seed)
         except (RuntimeError, OSError) as error:
-            bound = re.search(r"value <= (\d+)", str(error))
-            advice = f"set it to {bound[1]} or less" if bound else "the corpus needs a larger one"
-            raise UserError(
-                f"config.codec.max_size: SentencePiece can't make {max_size} pieces of these "
-                f"texts; {advice}"
-            ) from error
-        model = model.getvalue()
+            most = re.search(r"value <= (\d+)", str(error))
+            if not most:
+                raise UserError(
+                    f"config.codec.max_size: SentencePiece can't make {max_size} pieces of these "
+                    "texts, whose letters alone are as many; set it higher"
+                ) from error
+            # The texts have no more: few of them, or few words.
+            model = _trained_pieces(texts, int(most[1]), seed)
         pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         tokens = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
         return cls("sentencepiece", tokens, lowercase=lowercase, model=model)
@@ -329,6 +306,35 @@ def _splitter(kind: str) -> Callable[[str], list[str]]:
     if kind not in known:
         raise UserError(f"config.codec.kind: no codec '{kind}'; choose one of {', '.join(KINDS)}")
     return known[kind]
+
+
+def _trained_pieces(texts: Sequence[str], size: int, seed: int) -> bytes:
+    """A SentencePiece model of so many pieces."""
+    sentencepiece.set_random_generator_seed(seed)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=size,
+        normalization_rule_name="identity",
+        input_sentence_size=1_000_000,
+        max_sentence_length=1 << 16,
+        # Its default leaves rare letters unknown, and an unknown one can't be written.
+        character_coverage=1.0,
+        split_digits=True,
+        num_threads=4,  # fixed: the pieces must not depend on the machine
+        pad_id=PAD,
+        bos_id=BOS,
+        eos_id=EOS,
+        unk_id=UNK,
+        pad_piece=SPECIAL[PAD],
+        bos_piece=SPECIAL[BOS],
+        eos_piece=SPECIAL[EOS],
+        unk_piece=SPECIAL[UNK],
+        unk_surface=SPECIAL[UNK],
+        minloglevel=2,
+    )
+    return model.getvalue()
 
 
 def _normalise(text: str, kind: str, lowercase: bool) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 from xml.etree import ElementTree
 
+import babel
 import numpy as np
 
 from seqgan_jax.errors import UserError
@@ -154,6 +155,11 @@ def load(
     Raises:
       UserError: for anything wrong with the files; names the file and the line.
     """
+    if config.path is None:
+        raise UserError(
+            "config.data.path is not set: say --config.data.path=FOLDER, a folder with "
+            f"train.{config.source_language} and train.{config.target_language}, or a .tsv or .tmx"
+        )
     path = Path(config.path).expanduser()
     languages = config.source_language, config.target_language
     refuse_equal(*languages)
@@ -277,18 +283,21 @@ def read_aligned(source: Path, target: Path) -> Iterator[Pair]:
 def read_tsv(path: Path, languages: tuple[str, str]) -> Iterator[Pair]:
     """The pairs of a file with a tab between the two texts of a line.
 
-    Where the first line holds both languages' codes, it names the columns; otherwise the source is
-    in the first column and its translation in the second. What a line lacks behind a tab is empty.
+    Where the first line holds both languages' codes, it names the columns, a dialect counting as
+    its language; otherwise the source is in the first column and its translation in the second.
+    What a line lacks behind a tab is empty.
 
     Raises:
-      UserError: for a line without a tab, or without either column, or a file that can't be read.
+      UserError: for a first line of other languages' codes, a line without a tab, or without
+        either column, or a file that can't be read.
     """
     columns = 0, 1
     # Quotation marks are text: tabs can't stand inside a sentence anyway.
     for number, line in enumerate(read_lines(path, "\r\n"), start=1):
         row = [cell.strip() for cell in line.split("\t")]
-        if number == 1 and set(languages) <= set(row):
-            columns = tuple(map(row.index, languages))
+        named = _columns(path, row, languages) if number == 1 else None
+        if named:
+            columns = named
         elif len(row) > max(1, min(columns)):
             row += [""] * (max(columns) + 1 - len(row))
             yield Pair(*(row[column] for column in columns))
@@ -345,6 +354,22 @@ def read_tmx(path: Path, languages: tuple[str, str]) -> Iterator[Pair]:
             f"{path}: has no translations between {languages[0]} and {languages[1]}; its languages "
             f"are {', '.join(sorted(found)) or 'none'}"
         )
+
+
+def _columns(path: Path, first: Sequence[str], languages) -> tuple[int, ...] | None:
+    """Which columns the first line says are the two languages'; None where it is no header."""
+    found = [[i for i, code in enumerate(first) if _is_language(code, one)] for one in languages]
+    if all(found):
+        return tuple(places[0] for places in found)
+    codes = [cell.replace("_", "-").partition("-")[0].lower() for cell in first]
+    known = babel.Locale("en").languages
+    short = all(len(cell) <= len("pt-BR") for cell in first)
+    if short and len(set(codes)) == len(first) > 1 and all(code in known for code in codes):
+        raise UserError(
+            f"{path}: its columns are {', '.join(first)}; set config.data.source_language and "
+            "config.data.target_language to two of them"
+        )
+    return None
 
 
 def _is_language(code: str, asked: str) -> bool:

@@ -53,6 +53,13 @@ class _Encoded:
         } | ({"paired": pair.paired} if self._marked else {})
 
 
+def _some(pairs: parallel.Pairs) -> Iterator[parallel.Pair]:
+    """Pairs from all over a split: a file may be sorted by length."""
+    if pairs.unlimited:
+        return (pairs[i] for i in range(_FIT))
+    return (pairs[int(i)] for i in np.linspace(0, len(pairs) - 1, min(_FIT, len(pairs))))
+
+
 class Translation(Splits):
     """The task, bound to its pairs and its codecs; see `tasks.Task`.
 
@@ -102,14 +109,14 @@ class Translation(Splits):
             kinds = self._all["train"].kinds
             self.beam += ("exact_match", *(f"exact_match_{kind}" for kind in kinds))
             self.message = (
-                f"data: {', '.join(kinds)} in words, {config.data.source_language} to "
+                f"data: phrases ({', '.join(kinds)}), {config.data.source_language} to "
                 f"{config.data.target_language}; the model will know nothing else "
                 "(docs/translation.md says how to train on your own texts)"
             )
 
     @property
     def _embedded(self) -> bool:
-        return self._config.data.path is None
+        return self._config.data.source == "phrases" and self._config.data.path is None
 
     def _codecs(self, workdir: Path) -> tuple[TextCodec, TextCodec]:
         """The target's and the source's codec."""
@@ -157,9 +164,42 @@ class Translation(Splits):
 
     @functools.cached_property
     def splits(self) -> dict[str, _Encoded]:
-        """The pairs that are used, by split: of the training pairs those of fitting lengths."""
-        used = self._all if self._embedded else self._all | {"train": self._aligned[0]}
+        """The pairs that are used, by split: of the training pairs those of fitting lengths.
+
+        Raises:
+          UserError: where generated phrases are too long, or no training pair fits.
+        """
+        if self._embedded:
+            used = self._all
+            self._check_phrases()
+        else:
+            used = self._all | {"train": self._aligned[0]}
+            self._tell_cut()
         return {name: _Encoded(pairs, self, _FIRST_ID[name]) for name, pairs in used.items()}
+
+    def _check_phrases(self) -> None:
+        pairs = itertools.chain(*map(_some, self._all.values()))
+        found = np.array([self._lengths(pair) for pair in pairs])
+        for option, lengths in zip(("max_source_length", "max_length"), found.T, strict=True):
+            most = self._config.codec[option]
+            if (lengths > most).any():
+                raise UserError(
+                    f"config.codec.{option}: {np.mean(lengths > most):.2%} of the phrases have "
+                    f"more than {most} tokens; set it to {lengths.max()}"
+                )
+
+    def _tell_cut(self) -> None:
+        """Says how many held-out pairs are longer than the model reads and writes."""
+        held_out = [*self._all["validation"], *self._all["test"]]
+        limits = self.source_length, self.length
+        source, target = (np.array(list(map(self._lengths, held_out))) > limits).sum(0)
+        if source or target:
+            self._progress.message(
+                f"data: of {len(held_out):,} held-out pairs {source:,} sources have more than "
+                f"{self.source_length} tokens and are cut, and {target:,} targets more than "
+                f"{self.length}, which no translation has (config.codec.max_source_length, "
+                "config.codec.max_length)"
+            )
 
     @functools.cached_property
     def _aligned(self) -> tuple[parallel.Corpus, list[parallel.Pair]]:
@@ -233,8 +273,7 @@ class Translation(Splits):
 
     @functools.cached_property
     def buckets(self) -> tuple[int, ...]:
-        train = self.splits["train"].pairs
-        lengths = (max(self._lengths(train[i])) for i in range(min(_FIT, len(train))))
+        lengths = (max(self._lengths(pair)) for pair in _some(self.splits["train"].pairs))
         return pipeline.bucket_sizes(lengths, self._config.data.num_buckets)
 
     def encode_source(self, text: str) -> tuple[np.ndarray, np.ndarray]:

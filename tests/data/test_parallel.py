@@ -91,6 +91,7 @@ def test_a_prefix_and_a_table(folder):
     for name, rows in (
         ("plain", [f"{a}\t{b}" for a, b in ALL]),
         ("header", ["id\ten\tde", *(f"{i}\t{b}\t{a}" for i, (a, b) in enumerate(ALL))]),
+        ("dialects", ["EN-gb\tDE", *(f"{b}\t{a}" for a, b in ALL)]),
     ):
         write(folder / f"{name}.tsv", rows)
         found = parallel.load(settings(folder / f"{name}.tsv"))
@@ -245,6 +246,7 @@ def test_bad_files(folder, name, content, message):
         ("a.tsv", b"id\ten\tde\n5\n", r"a.tsv: line 2 has 1 columns, not 3; put a tab"),
         ("a.tsv", b"id\tx\ten\tde\n5\tx\n", r"a.tsv: line 2 has 2 columns, not 4; put a tab"),
         ("a.tsv", b"", r"a.tsv: no pairs"),
+        ("a.tsv", b"fr\ten\nun\tone\n", r"a.tsv: its columns are fr, en; set config.data.source"),
         ("a.tmx", b"<tmx><body><tu>", r"a.tmx: is no TMX file \(no element found: line 1"),
         (
             "a.tmx",

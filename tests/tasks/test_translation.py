@@ -165,7 +165,10 @@ def test_a_corpus_with_two_vocabularies(corpus, tmp_path):
     assert [len(task.splits[name]) for name in ("train", "validation", "test")] == [35, 5, 2]
     assert told.messages == [
         "data: 35 of 35 training pairs; left out are 0 of more than 8 source or 6 target tokens "
-        "and 0 with one side more than 3 times as long as the other"
+        "and 0 with one side more than 3 times as long as the other",
+        "data: of 7 held-out pairs 1 sources have more than 8 tokens and are cut, and 1 targets "
+        "more than 6, which no translation has (config.codec.max_source_length, "
+        "config.codec.max_length)",
     ]
     # A held-out source that is too long is cut, and keeps its end.
     batch = next(task.sources("test", batch_size=2, limit=None))
@@ -207,6 +210,35 @@ def test_pairs_of_unfit_lengths_are_left_out_and_told(corpus, tmp_path):
     long, uneven = (text not in held_out for text in ("a b c d e f g h", "a"))
     assert f"left out are {int(long)} of more than" in told.messages[0]
     assert f"and {int(uneven)} with one side" in told.messages[0]
+
+
+def test_buckets_are_those_of_pairs_from_all_over_a_sorted_file(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("seqgan_jax.tasks.translation._FIT", 10)
+    lines = [("Hund " * n, "dog " * n) for n in range(1, 41)]
+    for name, side in (("train.de", 0), ("train.en", 1)):
+        (corpus / name).write_text("".join(f"{line[side]}\n" for line in lines))
+    limits = {"codec.max_length": 50, "codec.max_source_length": 50, "data.validation_size": 1}
+    task, _ = task_of(tmp_path, **WORDS | limits | {"data.path": str(corpus)})
+    assert max(task.buckets) >= 40
+
+
+def test_phrases_that_are_too_long_are_refused(tmp_path):
+    for option in ("max_length", "max_source_length"):
+        task, _ = task_of(tmp_path / option, **{f"codec.{option}": 20})
+        with pytest.raises(UserError, match=rf"^config\.codec\.{option}: \d+\.\d\d% of .* than 20"):
+            task.split("train")
+
+
+@pytest.mark.parametrize("language", ["fr", "ar"])
+def test_phrases_in_other_languages_have_the_pieces_that_they_have(tmp_path, language):
+    task, _ = task_of(tmp_path, **{"data.target_language": language, "codec.max_length": 200})
+    assert 100 < task.codec.vocabulary.size <= 300
+    assert task.decode(task.codec.encode(task.splits["test"].pairs[0].target))
+
+
+def test_a_variant_for_files_says_that_none_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"^config\.data\.path is not set: say .*train.en and"):
+        task_of(tmp_path, **{"data.source": "path"})
 
 
 @pytest.mark.parametrize("option", ["max_length", "max_source_length"])
@@ -348,14 +380,17 @@ def test_samples_and_attention_are_drawn(phrases, tmp_path):
     assert phrases.illustrate(tmp_path / "t", "validation", samples, None) == {}
 
 
-@pytest.mark.parametrize("variant", ["default", "smoke", "multi30k", "transformer", "large"])
+@pytest.mark.parametrize(
+    "variant", ["default", "smoke", "multi30k", "transformer", "dual", "large"]
+)
 def test_variants_are_whole(variant):
     from seqgan_jax.training import phases
 
     config = runpy.run_path(str(ROOT / "configs" / "translation.py"))["get_config"](variant)
     found = phases.parse(config.phases)
     assert [phase.name for phase in found] == list(config.phases.order)
-    assert [phase.name for phase in found if not phase.noise] == ["align"]
+    aligning = ["align", "dual"] if variant == "dual" else ["align"]
+    assert [phase.name for phase in found if not phase.noise] == aligning
     reward = phases.parse_reward(config.reward, found)
     mixed = ("", 0.0) if variant in ("default", "smoke") else ("bleu", 0.5)
     assert (reward.function, reward.weight) == mixed
