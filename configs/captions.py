@@ -145,6 +145,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         _large(config)
     elif variant != "default":
         raise ValueError(f"no variant '{variant}'; choose from default, smoke, flickr8k, large")
+    config.phases.align = align(config.phases.pretrain_generator)
     return config
 
 
@@ -201,6 +202,13 @@ def pretrain_adversarial(generator, discriminator, **overrides) -> ml_collection
     config = phase(generator, discriminator, steps=10_000, evaluate_every=500)
     config.stop.update(metrics=("nll", "discriminator_loss"), patience=3, min_change=0.01)
     config.update(overrides)
+    return config
+
+
+def align(supervised: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The phase without noise, on aligned pairs of a source and a target; the order may name it."""
+    config = supervised.copy_and_resolve_references()
+    config.noise = False
     return config
 
 

@@ -14,6 +14,7 @@ from ml_collections import config_dict
 
 from configs.captions import (
     add_common,
+    align,
     calibrate,
     discriminator_update,
     generator_update,
@@ -175,6 +176,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         variants[variant](config)
     elif variant != "default":
         raise ValueError(f"no variant '{variant}'; choose from default, {', '.join(variants)}")
+    config.phases.align = align(config.phases.pretrain_generator)
     return config
 
 

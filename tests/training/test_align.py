@@ -114,13 +114,21 @@ def captions(overrides, tmp_path_factory):
     """A run of captions: another task with a source, aligned for a step, and then with noise."""
     config = runpy.run_path(str(ROOT / "configs" / "captions.py"))["get_config"]("smoke")
     config.update_from_flattened_dict(overrides)
-    config.phases.align = config.phases.pretrain_generator.copy_and_resolve_references()
-    config.phases.align.update(steps=1, targets=1, noise=False)
+    config.phases.align.update(steps=1, targets=1)
     config.phases.pretrain_generator.update(steps=8, targets=1, evaluate_every=2)
     config.phases.pretrain_generator.stop.regain = True
     config.phases.order = ("align", "pretrain_generator")
     with Progress(quiet=True) as progress:
         return Run(tmp_path_factory.mktemp("captions"), config.lock(), progress)
+
+
+@pytest.mark.parametrize("task", ["captions", "speech", "translation", "video"])
+def test_every_task_with_a_source_can_be_aligned(task):
+    config = runpy.run_path(str(ROOT / "configs" / f"{task}.py"))["get_config"]("smoke")
+    config.phases.order = ("align", "pretrain_generator")
+    aligned, _ = phases.parse(config.phases)
+    assert aligned.networks == ("generator",)
+    assert not aligned.noise
 
 
 @pytest.mark.parametrize(
