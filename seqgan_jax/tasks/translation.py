@@ -164,29 +164,10 @@ class Translation(Splits):
 
     @functools.cached_property
     def splits(self) -> dict[str, _Encoded]:
-        """The pairs that are used, by split: of the training pairs those of fitting lengths.
-
-        Raises:
-          UserError: where generated phrases are too long, or no training pair fits.
-        """
-        if self._embedded:
-            used = self._all
-            self._check_phrases()
-        else:
-            used = self._all | {"train": self._aligned[0]}
-            self._tell_cut()
+        """The pairs that are used, by split: of the training pairs those of fitting lengths."""
+        used = self._all if self._embedded else self._all | {"train": self._aligned[0]}
+        self._tell_cut()
         return {name: _Encoded(pairs, self, _FIRST_ID[name]) for name, pairs in used.items()}
-
-    def _check_phrases(self) -> None:
-        pairs = itertools.chain(*map(_some, self._all.values()))
-        found = np.array([self._lengths(pair) for pair in pairs])
-        for option, lengths in zip(("max_source_length", "max_length"), found.T, strict=True):
-            most = self._config.codec[option]
-            if (lengths > most).any():
-                raise UserError(
-                    f"config.codec.{option}: {np.mean(lengths > most):.2%} of the phrases have "
-                    f"more than {most} tokens; set it to {lengths.max()}"
-                )
 
     def _tell_cut(self) -> None:
         """Says how many held-out pairs are longer than the model reads and writes."""
