@@ -21,6 +21,7 @@ batches may have: a compiled step serves one of them each, so there are only a f
 
 import functools
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 import grain
@@ -278,7 +279,8 @@ class _Grouped:
         self._targets = targets
         self._seed = seed
         self._buckets = buckets
-        self._window = functools.lru_cache(maxsize=2)(self._read)
+        self._known = functools.lru_cache(maxsize=2)(self._read)
+        self._reading = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -292,6 +294,11 @@ class _Grouped:
         window, place = divmod(k, WINDOW)
         longest = self._window(window)[1][place]
         return next((size for size in self._buckets if size >= longest), None)
+
+    def _window(self, number: int) -> tuple[list, np.ndarray]:
+        # Threads that come to a window at once would each read it.
+        with self._reading:
+            return self._known(number)
 
     def _read(self, window: int) -> tuple[list, np.ndarray]:
         """The examples of a window in their order, and the longest of each of its batches."""

@@ -1,4 +1,5 @@
 import collections
+import time
 from itertools import combinations, islice
 
 import chex
@@ -270,6 +271,20 @@ def test_bucketed_batches_resume_and_are_shared_by_processes():
         parts = [next(block) for block in blocks]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in batch}
         chex.assert_trees_all_equal(joined, batch)
+
+
+def test_threads_read_no_window_twice():
+    read = collections.Counter()
+
+    class Slow(Lengthy):
+        def __getitem__(self, i):
+            read[i] += 1
+            time.sleep(0.0005)
+            return super().__getitem__(i)
+
+    batches = training_batches(Slow(10_000, unlimited=True), CODEC, **BUCKETS)
+    list(islice(batches, 3 * WINDOW))
+    assert set(read.values()) == {1}
 
 
 def test_sources_of_one_length_stay_whole():
