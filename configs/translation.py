@@ -244,9 +244,15 @@ def _multi30k(config):
     config.phases.align.generator.update(optimizer="muon", learning_rate=2e-3, warmup=300)
     config.phases.pretrain_generator.update(steps=1500)
     config.phases.pretrain_discriminator.update(steps=300)
-    config.phases.adversarial.update(steps=300, evaluate_every=100)
-    # Half the discriminator's, half BLEU of the sentence (Yang et al., 2018, arXiv:1703.04887).
-    config.reward.update(function="bleu", weight=0.5)
+    # A fifth the discriminator's, the rest BLEU of the sentence (Yang et al., 2018,
+    # arXiv:1703.04887), of whole translations against the others of their source.
+    config.reward.update(function="bleu", weight=0.8)
+    for name in ("adversarial", "finetune"):
+        config.phases[name].generator.update(
+            estimator="terminal", baseline="group", group_size=4, normalise="batch", mle=0.2
+        )
+    config.phases.adversarial.update(steps=350, evaluate_every=175)
+    config.phases.adversarial.generator.update(updates=4, learning_rate=6e-4, decay=1.0)
     config.evaluation.validation_limit = 1000
 
 
@@ -316,6 +322,7 @@ def _large(config):
     config.phases.pretrain_generator.generator.update(learning_rate=1e-4)
     config.phases.pretrain_discriminator.update(batch_size=512, steps=5000)
     config.phases.adversarial.update(batch_size=256, steps=10_000, evaluate_every=1000)
+    config.phases.adversarial.generator.learning_rate = 1e-4
     config.phases.finetune.update(batch_size=256, steps=2000, freeze_turn=500, evaluate_every=500)
     config.logging.every = 100
     config.logging.checkpoint_every = 1000
