@@ -98,9 +98,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
     # A translator without noise; then one with noise that is no worse.
     config.phases.align = phase(
-        steps=4500,
+        steps=3900,
         batch_size=64,
-        evaluate_every=1500,
+        evaluate_every=1300,
         select="nll",
         noise=False,
         reverse=False,
