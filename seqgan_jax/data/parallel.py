@@ -361,10 +361,9 @@ def _columns(path: Path, first: Sequence[str], languages) -> tuple[int, ...] | N
     found = [[i for i, code in enumerate(first) if _is_language(code, one)] for one in languages]
     if all(found):
         return tuple(places[0] for places in found)
-    codes = [cell.replace("_", "-").partition("-")[0].lower() for cell in first]
-    known = babel.Locale("en").languages
+    codes = {cell.replace("_", "-").partition("-")[0].lower() for cell in first}
     short = all(len(cell) <= len("pt-BR") for cell in first)
-    if short and len(set(codes)) == len(first) > 1 and all(code in known for code in codes):
+    if short and len(codes) == len(first) > 1 and codes <= set(babel.Locale("en").languages):
         raise UserError(
             f"{path}: its columns are {', '.join(first)}; set config.data.source_language and "
             "config.data.target_language to two of them"

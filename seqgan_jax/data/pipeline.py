@@ -22,7 +22,8 @@ batches may have: a compiled step serves one of them each, so there are only a f
 import functools
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import grain
 import jax
@@ -173,6 +174,17 @@ def _chunks(rows: Iterable, size: int) -> Iterator[tuple[list, np.ndarray]]:
         yield chunk + chunk[-1:] * (size - len(chunk)), weight
 
 
+def _remembered(function: Callable[[int], Any], count: int) -> Callable[[int], Any]:
+    """The function with its last `count` results; threads that want one at once find it once."""
+    known, finding = functools.lru_cache(maxsize=count)(function), threading.Lock()
+
+    def result(number: int) -> Any:
+        with finding:
+            return known(number)
+
+    return result
+
+
 class _Unlimited:
     """Example n is image n with its captions."""
 
@@ -197,7 +209,7 @@ class _Epochs:
         self._ends = np.cumsum(np.where(counts > 0, np.maximum(counts // targets, 1), 0))
         self._seed = seed
         # Batches being read ahead touch few epochs at once.
-        self._order = functools.lru_cache(maxsize=4)(self._shuffle)
+        self._order = _remembered(self._shuffle, 4)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -279,8 +291,7 @@ class _Grouped:
         self._targets = targets
         self._seed = seed
         self._buckets = buckets
-        self._known = functools.lru_cache(maxsize=2)(self._read)
-        self._reading = threading.Lock()
+        self._window = _remembered(self._read, 2)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -294,11 +305,6 @@ class _Grouped:
         window, place = divmod(k, WINDOW)
         longest = self._window(window)[1][place]
         return next((size for size in self._buckets if size >= longest), None)
-
-    def _window(self, number: int) -> tuple[list, np.ndarray]:
-        # Threads that come to a window at once would each read it.
-        with self._reading:
-            return self._known(number)
 
     def _read(self, window: int) -> tuple[list, np.ndarray]:
         """The examples of a window in their order, and the longest of each of its batches."""
