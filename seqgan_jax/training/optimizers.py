@@ -113,8 +113,11 @@ def _orthogonal(x: chex.Array) -> chex.Array:
     arXiv:2512.04632, take another), which lets four iterations do what five do from x's own.
     """
     a, b, c = _QUINTIC
+    # Fourth powers of what networks give at their start, 1e-12 and the like, would be zero.
+    largest = jnp.abs(x).max()
+    x = x / jnp.where(largest > 0, largest, 1.0)
     gram = x @ x.T
-    norm = jnp.maximum(jnp.linalg.norm(gram), 1e-30)
+    norm = jnp.where(largest > 0, jnp.linalg.norm(gram), 1.0)
     gram, product = gram / norm, None
     for i in range(_ITERATIONS):
         step = a * jnp.eye(len(x)) + b * gram + c * (gram @ gram)

@@ -61,6 +61,14 @@ def test_matrices_move_along_their_momentum_made_orthogonal():
             assert 0.4 < np.diag(along).min() < np.diag(along).max() < 1.3
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12])
+def test_matrices_move_as_far_whatever_the_gradients_size(scale):
+    gradient = normal(0, MATRICES)
+    (plain,), _ = run("muon", [gradient], gradient)
+    (scaled,), _ = run("muon", [jax.tree.map(lambda g: g * scale, gradient)], gradient)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), plain, scaled)
+
+
 def test_the_others_are_adams():
     gradients = [normal(seed, {**OTHERS, **MATRICES}) for seed in range(3)]
     muon, state = run("muon", gradients, gradients[0])
