@@ -98,13 +98,15 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
     # A translator without noise; then one with noise that is no worse.
     config.phases.align = phase(
-        steps=3900,
+        steps=2000,
         batch_size=64,
-        evaluate_every=1300,
+        evaluate_every=1000,
         select="nll",
         noise=False,
         reverse=False,
-        generator=generator_update(learning_rate=3e-3, warmup=200, decay=1.0, mle=1.0),
+        generator=generator_update(
+            optimizer="muon", learning_rate=2e-3, warmup=200, decay=1.0, mle=1.0
+        ),
     )
     config.phases.pretrain_generator = phase(
         steps=1000,
@@ -241,7 +243,7 @@ def _multi30k(config):
     config.discriminator.feature_size = 256
     config.discriminator.head_size = 64
     config.phases.align.update(steps=1800, evaluate_every=600)
-    config.phases.align.generator.update(optimizer="muon", learning_rate=2e-3, warmup=300)
+    config.phases.align.generator.update(warmup=300)
     config.phases.pretrain_generator.update(steps=1500)
     config.phases.pretrain_discriminator.update(steps=300)
     # A fifth the discriminator's, the rest BLEU of the sentence (Yang et al., 2018,
@@ -290,11 +292,13 @@ def _dual(config):
     for network in (config.generator, config.discriminator):
         network.update(embedding_size=128, hidden_size=128, attention_size=128)
     config.generator.update(attention="additive", attend_after=0, output_size=128)
-    config.phases.align.generator.update(optimizer="adam", warmup=500)
+    config.phases.align.generator.update(warmup=100)
     # Both directions from the pairs, and then from what they make of texts without a translation.
     config.phases.align.update(
-        steps=3000, evaluate_every=500, select="quality_diversity", reverse=True
+        steps=1200, evaluate_every=300, select="quality_diversity", reverse=True
     )
+    config.phases.dual.update(steps=1500)
+    config.phases.dual.generator.update(optimizer="muon")
     config.phases.order = ("align", "dual", *config.phases.order[1:])
 
 
