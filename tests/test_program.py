@@ -100,6 +100,7 @@ def refused_training(refused, overrides, tmp_path):
         (["--config.generator.hidden_size=many"], ["hidden_size", "many"]),
         (["--config.data.path"], ["config.data.path"]),
         (["--config.encoder.channels=3.5"], ["config.encoder.channels"]),
+        (["--config.clip=0.0"], ["config.clip: 0.0 must be above 0"]),
         (["--speed=3"], ["speed"]),
         (["more"], ["'more' belongs to no option"]),
     ],

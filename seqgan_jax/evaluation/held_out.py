@@ -87,7 +87,7 @@ def write(
         real = batch["weight"] > 0
         rows = written.log_probs[real], written.scores[real]
         for sample, token_log_probs, logits in zip(samples, *rows, strict=True):
-            kept = np.sort(np.argsort(-sample.scores, kind="stable")[:num_samples])
+            kept = np.sort(np.argsort(-logits, kind="stable")[:num_samples])
             index = np.arange(len(logits), dtype=np.int32)
             whole = sample._replace(token_log_probs=token_log_probs, logits=logits, index=index)
             yield Sample(*(x[kept] for x in whole))

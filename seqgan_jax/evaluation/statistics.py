@@ -79,10 +79,11 @@ class _Frequencies:
         counts = self._counts.sum(0) - (0 if left_out is None else self._counts[left_out])
         return -np.sort(-counts[counts > 0])
 
-    def error(self, figure: Callable[[int], float]) -> float | None:
+    def error(self, figure: Callable[[int], float | None]) -> float | None:
         if np.any(self._counts.sum(1) == 0):
             return None
-        return block_jackknife([figure(block) for block in range(BLOCKS)])
+        found = [figure(block) for block in range(BLOCKS)]
+        return None if None in found else block_jackknife(found)
 
 
 def zipf_exponent(counts: np.ndarray) -> float | None:
@@ -104,7 +105,12 @@ def zipf_exponent(counts: np.ndarray) -> float | None:
 
 
 def rank_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Half the sum over ranks of |f_r - g_r|, the counts' relative frequencies, [V] and [V']."""
+    """Half the sum over ranks of |f_r - g_r|, the counts' relative frequencies, [V] and [V'].
+
+    1 where one of the two has no words at all.
+    """
+    if bool(len(ours)) != bool(len(theirs)):
+        return 1.0
     size = max(len(ours), len(theirs))
     f, g = (np.pad(c / max(c.sum(), 1), (0, size - len(c))) for c in (ours, theirs))
     return float(np.abs(f - g).sum() / 2)

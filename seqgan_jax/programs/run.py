@@ -72,6 +72,8 @@ class Run:
         if config is None:
             shared = {"precision": shared.get("precision", "default")}
         layout = _layout(parallel.parse(shared))
+        if not self.config.clip > 0:
+            raise UserError(f"config.clip: {self.config.clip} must be above 0; 1e9 clips nothing")
         self.phases = schedule.parse(self.config.phases, trained_elsewhere(self.config))
         guard = schedule.parse_guard(self.config.get("guard", {}))
         self.rejection = schedule.parse_rejection(self.config.get("rejection", {}))

@@ -9,6 +9,7 @@ more than 16 times as long as wide, for which it would take long, are left to Ad
 Both have the same state, whose trees are like the parameters.
 """
 
+import functools
 from typing import Any
 
 import chex
@@ -23,6 +24,8 @@ _RMS = 0.3
 # p(s) = a s + b s^3 + c s^5 takes singular values in (0, 1] towards 1, small ones at once.
 _QUINTIC = 3.4445, -4.775, 2.0315
 _ITERATIONS = 4
+# Rounded to bfloat16, A has eigenvalues below 0, which the iterations would drive apart.
+_times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _ENDS = ("kernel", "_input", "_recurrent", "_query", "_key", "_value")
 _PREDICTING = ("output", "words", "head_output", "feature_output")
 
@@ -116,12 +119,12 @@ def _orthogonal(x: chex.Array) -> chex.Array:
     # Fourth powers of what networks give at their start, 1e-12 and the like, would be zero.
     largest = jnp.abs(x).max()
     x = x / jnp.where(largest > 0, largest, 1.0)
-    gram = x @ x.T
+    gram = _times(x, x.T)
     norm = jnp.where(largest > 0, jnp.linalg.norm(gram), 1.0)
     gram, product = gram / norm, None
     for i in range(_ITERATIONS):
-        step = a * jnp.eye(len(x)) + b * gram + c * (gram @ gram)
-        product = step if product is None else step @ product
+        step = a * jnp.eye(len(x)) + b * gram + c * _times(gram, gram)
+        product = step if product is None else _times(step, product)
         if i + 1 < _ITERATIONS:
-            gram = step @ gram @ step
+            gram = _times(_times(step, gram), step)
     return product @ x / jnp.sqrt(norm)

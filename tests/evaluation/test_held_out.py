@@ -187,7 +187,8 @@ def test_write_gives_each_real_row_once():
 
 
 def test_reranking_keeps_the_highest_scores_in_the_order_of_the_draws():
-    scores = np.array([[0.3, -1.0, 2.0, 0.5, 2.0, -3.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
+    # As probabilities, the second row's are 1, all of them.
+    scores = np.array([[0.3, -1.0, 2.0, 0.5, 2.0, -3.0], np.arange(40, 46)], np.float32)
 
     class Writer:
         def write(self, generator, discriminator, batch, key, *, num_samples, **_):
@@ -200,7 +201,7 @@ def test_reranking_keeps_the_highest_scores_in_the_order_of_the_draws():
     for sample, kept in zip(found, ([2, 4], [4, 5]), strict=True):
         np.testing.assert_array_equal(sample.tokens[:, 0], kept)
         np.testing.assert_array_equal(sample.log_probs, -T * np.array(kept))
-    np.testing.assert_allclose(found[1].scores, scipy.special.expit([5.0, 6.0]))
+    np.testing.assert_allclose(found[1].scores, scipy.special.expit([44.0, 45.0]))
 
 
 def network(noise_size):

@@ -83,3 +83,13 @@ def test_zipf_figures_and_their_jackknife():
     # Blind to which words: another vocabulary changes nothing.
     other = [[f"other {t}" for t in s] for s in ours]
     assert statistics.zipf(other, ours)["zipf_distance"].value == 0
+
+
+def test_zipf_figures_of_collapsed_samples():
+    theirs = [["a", "b", "c"]] * 50
+    assert statistics.zipf([[]] * 100, theirs)["zipf_distance"].value == 1
+    assert statistics.zipf([["a"]] * 100, theirs)["zipf_distance"].value == pytest.approx(2 / 3)
+    # Where one sentence in a hundred has the second word, leaving its block out leaves one word.
+    found = statistics.zipf([["a"]] * 99 + [["b"]], theirs)["zipf_exponent"]
+    assert found.value > 1
+    assert found.stderr is None
