@@ -394,5 +394,5 @@ def test_variants_are_whole(variant):
     aligning = ["align", "dual"] if variant == "dual" else ["align"]
     assert [phase.name for phase in found if not phase.noise] == aligning
     reward = phases.parse_reward(config.reward, found)
-    mixed = ("", 0.0) if variant in ("default", "smoke") else ("bleu", 0.8)
+    mixed = ("", 0.0) if variant in ("default", "smoke") else ("bleu", 0.9)
     assert (reward.function, reward.weight) == mixed
