@@ -295,9 +295,9 @@ def _dual(config):
     config.phases.align.generator.update(warmup=100)
     # Both directions from the pairs, and then from what they make of texts without a translation.
     config.phases.align.update(
-        steps=1200, evaluate_every=300, select="quality_diversity", reverse=True
+        steps=2500, evaluate_every=1250, select="quality_diversity", reverse=True
     )
-    config.phases.dual.update(steps=1500)
+    config.phases.dual.update(steps=1800, evaluate_every=600)
     config.phases.dual.generator.update(optimizer="muon")
     config.phases.order = ("align", "dual", *config.phases.order[1:])
 
