@@ -145,15 +145,20 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     )
     # Other phases that config.phases.order may name; the first after an align with reverse=True.
     config.phases.dual = phase(
-        steps=2000,
+        steps=1800,
         batch_size=64,
-        evaluate_every=500,
+        evaluate_every=600,
         select="quality_diversity",
         noise=False,
         start_from="best",
         reverse=True,
         generator=generator_update(
-            learning_rate=1e-3, warmup=100, decay=1.0, mle=1.0, consistency=1.0
+            optimizer="muon",
+            learning_rate=1e-3,
+            warmup=100,
+            decay=1.0,
+            mle=1.0,
+            consistency=1.0,
         ),
     )
     config.phases.pretrain_adversarial = pretrain_adversarial(
@@ -297,8 +302,6 @@ def _dual(config):
     config.phases.align.update(
         steps=2500, evaluate_every=1250, select="quality_diversity", reverse=True
     )
-    config.phases.dual.update(steps=1800, evaluate_every=600)
-    config.phases.dual.generator.update(optimizer="muon")
     config.phases.order = ("align", "dual", *config.phases.order[1:])
 
 

@@ -120,7 +120,7 @@ def _orthogonal(x: chex.Array) -> chex.Array:
     largest = jnp.abs(x).max()
     x = x / jnp.where(largest > 0, largest, 1.0)
     gram = _times(x, x.T)
-    norm = jnp.where(largest > 0, jnp.linalg.norm(gram), 1.0)
+    norm = jnp.maximum(jnp.linalg.norm(gram), 1.0)  # less is 0: the largest element is 1
     gram, product = gram / norm, None
     for i in range(_ITERATIONS):
         step = a * jnp.eye(len(x)) + b * gram + c * _times(gram, gram)
